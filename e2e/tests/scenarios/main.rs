@@ -1,0 +1,11 @@
+//! What two linked sites must do, with the real programs in the lab. All in one program, so that long ones run side by side.
+
+mod capture;
+mod cleanup;
+mod cuts;
+mod firewall;
+mod hostile;
+mod longrun;
+mod refusals;
+mod restart;
+mod table;

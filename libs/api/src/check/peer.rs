@@ -1,0 +1,140 @@
+//! Rules of a Peer by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use derp::{NodeKey, RelayUrl};
+use ipnet::IpNet;
+
+use super::{Findings, check_name, prefix, quote};
+use crate::{Code, NodeSpec, PeerConfig, PeerNode, PeerSpec, Problem};
+
+/// Checks a Peer by itself; `own_key` is that of this node.
+pub(crate) fn check_peer(
+    name: &str,
+    spec: &PeerSpec,
+    own_key: NodeKey,
+) -> Result<PeerConfig, Vec<Problem>> {
+    let mut found = Findings::default();
+    if let Some(mesh) = &spec.mesh_ref {
+        found.take(check_name("spec.meshRef", mesh));
+    }
+    let allowed_cidrs = prefix::check_list(&mut found, "spec.allowedCIDRs", &spec.allowed_cidrs);
+    let mut check = NodeCheck {
+        found,
+        own_key,
+        allowed: &allowed_cidrs,
+        // A broken allow-list would make every prefix look outside.
+        allowed_known: allowed_cidrs.len() == spec.allowed_cidrs.len(),
+        names: BTreeSet::new(),
+        keys: BTreeMap::new(),
+        prefixes: BTreeMap::new(),
+    };
+    let nodes = spec.nodes.iter().enumerate();
+    let nodes = nodes
+        .filter_map(|(index, node)| check.node(index, node))
+        .collect();
+    let found = check.found;
+    found.finish(PeerConfig {
+        name: name.to_owned(),
+        mesh_ref: spec.mesh_ref.clone(),
+        allowed_cidrs,
+        nodes,
+    })
+}
+
+/// What the nodes of a Peer seen so far have claimed.
+struct NodeCheck<'a> {
+    found: Findings,
+    own_key: NodeKey,
+    allowed: &'a [IpNet],
+    allowed_known: bool,
+    names: BTreeSet<&'a str>,
+    keys: BTreeMap<NodeKey, &'a str>,
+    prefixes: BTreeMap<IpNet, &'a str>,
+}
+
+impl<'a> NodeCheck<'a> {
+    fn node(&mut self, index: usize, node: &'a NodeSpec) -> Option<PeerNode> {
+        let field = format!("spec.nodes[{index}]");
+        self.name(&field, node);
+        let public_key = self.key(&field, node);
+        let home_relay = self.home_relay(&field, node);
+        let prefixes = self.prefixes(&field, node);
+        Some(PeerNode {
+            name: node.name.clone(),
+            public_key: public_key?,
+            home_relay,
+            prefixes,
+        })
+    }
+
+    fn name(&mut self, field: &str, node: &'a NodeSpec) {
+        let field = format!("{field}.name");
+        self.found.take(check_name(&field, &node.name));
+        if !self.names.insert(&node.name) {
+            let message = format!(
+                "two nodes are named {}; give each its own name",
+                quote(&node.name)
+            );
+            self.found.add(field, Code::DuplicateName, message);
+        }
+    }
+
+    fn key(&mut self, field: &str, node: &'a NodeSpec) -> Option<NodeKey> {
+        let field = format!("{field}.publicKey");
+        let Ok(key) = node.public_key.parse() else {
+            let message = format!(
+                "{} is not a usable public key; paste the 44 characters that culvert-agent keygen prints on that node",
+                quote(&node.public_key)
+            );
+            self.found.add(field, Code::BadKey, message);
+            return None;
+        };
+        if key == self.own_key {
+            let message = "this is the key of this very node; paste the one that keygen prints on the remote node";
+            self.found.add(field, Code::OwnKey, message);
+        } else if let Some(other) = self.keys.insert(key, &node.name) {
+            let message = format!(
+                "node {} has this key too; every node makes its own with keygen",
+                quote(other)
+            );
+            self.found.add(field, Code::DuplicateKey, message);
+        }
+        Some(key)
+    }
+
+    fn home_relay(&mut self, field: &str, node: &NodeSpec) -> Option<RelayUrl> {
+        let url = node.home_relay.as_deref()?;
+        self.found
+            .take(super::mesh::check_url(&format!("{field}.homeRelay"), url))
+    }
+
+    fn prefixes(&mut self, field: &str, node: &'a NodeSpec) -> Vec<IpNet> {
+        let field = format!("{field}.prefixes");
+        let prefixes = prefix::check_list(&mut self.found, &field, &node.prefixes);
+        for (index, text) in node.prefixes.iter().enumerate() {
+            if let Some(prefix) = prefixes.iter().find(|prefix| text.parse() == Ok(**prefix)) {
+                self.claim(&format!("{field}[{index}]"), *prefix, node);
+            }
+        }
+        prefixes
+    }
+
+    fn claim(&mut self, field: &str, prefix: IpNet, node: &'a NodeSpec) {
+        if self.allowed_known && !self.allowed.iter().any(|allowed| allowed.contains(&prefix)) {
+            let message =
+                format!("{prefix} lies outside allowedCIDRs; correct it, or allow it there");
+            self.found.add(field, Code::PrefixOutsideAllowed, message);
+        }
+        match self.prefixes.insert(prefix, &node.name) {
+            Some(other) if other != node.name => {
+                let message = format!(
+                    "node {} has {prefix} too; a longer prefix inside it may go to another node, the same may not",
+                    quote(other)
+                );
+                self.found.add(field, Code::DuplicatePrefix, message);
+            }
+            Some(_) | None => {}
+        }
+    }
+}

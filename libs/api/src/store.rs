@@ -1,0 +1,206 @@
+//! What is in force.
+//!
+//! The store is told the whole manifest folder at a time and answers with the objects in force. An object comes into
+//! force when its document passes every check, alone and against all others. From then on it keeps its ground: a
+//! document that turns bad leaves the last good state, and of two objects that contradict each other the one in force
+//! stays. It goes when its document is gone from a file that can be read, when the Mesh goes, or when its prefixes
+//! would now swallow something that this node reaches otherwise.
+
+mod conflict;
+mod folder;
+mod saved;
+mod settle;
+
+pub use saved::SavedState;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use derp::NodeKey;
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::{Config, FolderRead, Kind, ManifestStatus, MeshConfig, ObjectId, PeerConfig};
+use folder::Folder;
+
+/// What a Peer's prefixes must not touch, besides what the manifests say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Networks this node is directly connected to.
+    pub connected: Vec<IpNet>,
+    /// Addresses that the names of relays resolved to.
+    pub relay_addresses: Vec<IpAddr>,
+}
+
+/// The objects in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// The Mesh; `None`: the agent idles.
+    pub mesh: Option<MeshConfig>,
+    /// The Peers, by name. Empty without a Mesh.
+    pub peers: Vec<PeerConfig>,
+}
+
+/// Decides what is in force. See the head of this file.
+#[derive(Debug)]
+pub struct Store {
+    own_key: NodeKey,
+    held: BTreeMap<ObjectId, Held>,
+    accepted: Accepted,
+    statuses: Vec<ManifestStatus>,
+}
+
+/// The last good state of an object.
+#[derive(Clone, Debug, PartialEq)]
+struct Held {
+    /// The file it was read from.
+    file: String,
+    spec: Value,
+    config: Config,
+    /// Whether it was in force after the last update; if not, it has no ground to keep.
+    in_force: bool,
+}
+
+impl Store {
+    /// A store for the node with the key `own_key`, going on from what an earlier one saved.
+    ///
+    /// Nothing is in force before the first [`update`](Self::update). Saved objects that no longer pass are left out.
+    pub fn new(own_key: NodeKey, saved: Option<SavedState>) -> Self {
+        let held = saved
+            .map(|saved| saved.restore(own_key))
+            .unwrap_or_default();
+        Self {
+            own_key,
+            held,
+            accepted: Accepted::default(),
+            statuses: Vec::new(),
+        }
+    }
+
+    /// Takes the folder as it is now, and returns what is in force.
+    pub fn update(&mut self, read: &FolderRead, surroundings: &Surroundings) -> &Accepted {
+        let mut folder = Folder::read(read, self.own_key);
+        self.held.retain(|id, held| folder.keeps(id, &held.file));
+        folder.settle_duplicates(&self.held);
+        let mesh = self.elect_mesh(&mut folder);
+        let environment = Environment::new(mesh, surroundings);
+        self.decide_peers(&mut folder, &environment);
+        self.statuses = folder.statuses(&self.held);
+        self.accepted = self.in_force(environment);
+        &self.accepted
+    }
+
+    /// What is in force since the last update.
+    pub fn accepted(&self) -> &Accepted {
+        &self.accepted
+    }
+
+    /// What became of every document, in the order of files and documents.
+    pub fn statuses(&self) -> &[ManifestStatus] {
+        &self.statuses
+    }
+
+    /// The last good state of every object, for [`Store::new`] after a restart.
+    pub fn saved(&self) -> SavedState {
+        SavedState::of(&self.held)
+    }
+
+    /// Of several Meshes the one in force stays; else the first good one is taken.
+    fn elect_mesh(&mut self, folder: &mut Folder) -> Option<MeshConfig> {
+        let mut meshes = self.held.keys().filter(|id| id.kind == Kind::Mesh);
+        let elected = meshes
+            .next()
+            .or_else(|| folder.good(Kind::Mesh).next().map(|(id, _)| id))?
+            .clone();
+        folder.refuse_meshes_besides(&elected);
+        if let Some((id, held)) = folder.good(Kind::Mesh).next() {
+            self.held.insert(id.clone(), held);
+        }
+        match &self.held.get(&elected)?.config {
+            Config::Mesh(mesh) => Some(mesh.clone()),
+            Config::Peer(_) => None,
+        }
+    }
+
+    /// Decides which Peers come into force as written, which stay as they were, and which go.
+    fn decide_peers(&mut self, folder: &mut Folder, environment: &Environment) {
+        let written: BTreeMap<ObjectId, Held> = folder
+            .good(Kind::Peer)
+            .map(|(id, held)| (id.clone(), held))
+            .collect();
+        if environment.mesh.is_none() {
+            // A deleted Mesh revokes: what only stood on its last good state does not return with the next one.
+            self.held
+                .retain(|id, _| id.kind == Kind::Mesh || written.contains_key(id));
+        }
+        let mut order: Vec<ObjectId> = folder.good(Kind::Peer).map(|(id, _)| id.clone()).collect();
+        order.extend(
+            self.held
+                .keys()
+                .filter(|id| id.kind == Kind::Peer && !written.contains_key(*id))
+                .cloned(),
+        );
+        let proposals = order.into_iter().filter_map(|id| {
+            let held = self.held.get(&id).filter(|held| held.in_force).cloned();
+            let mut proposed = written.get(&id).or_else(|| self.held.get(&id))?.clone();
+            proposed.in_force = true;
+            Some(settle::Proposal { id, proposed, held })
+        });
+        let settled = settle::settle(environment, proposals.collect());
+        for (id, problems) in settled.problems {
+            folder.refuse(&id, problems);
+        }
+        for held in self.held.values_mut() {
+            held.in_force = matches!(held.config, Config::Mesh(_));
+        }
+        self.held.extend(settled.in_force);
+    }
+
+    fn in_force(&self, environment: Environment) -> Accepted {
+        let held = self
+            .held
+            .values()
+            .filter(|held| held.in_force && environment.mesh.is_some());
+        let peers = held.filter_map(Held::peer);
+        Accepted {
+            peers: peers
+                .map(|peer| conflict::without_unknown_relays(&environment, peer))
+                .collect(),
+            mesh: environment.mesh,
+        }
+    }
+}
+
+/// What every Peer is held against.
+#[derive(Debug, Default)]
+struct Environment {
+    mesh: Option<MeshConfig>,
+    connected: Vec<IpNet>,
+    relays: Vec<IpAddr>,
+}
+
+impl Environment {
+    fn new(mesh: Option<MeshConfig>, surroundings: &Surroundings) -> Self {
+        let relays = mesh.iter().flat_map(|mesh| &mesh.relays);
+        let literal = relays.filter_map(|relay| relay.url.address());
+        Self {
+            relays: literal
+                .chain(surroundings.relay_addresses.iter().copied())
+                .collect(),
+            connected: surroundings.connected.clone(),
+            mesh,
+        }
+    }
+}
+
+impl Held {
+    fn peer(&self) -> Option<&PeerConfig> {
+        match &self.config {
+            Config::Mesh(_) => None,
+            Config::Peer(peer) => Some(peer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! One node whose tunnel is awake: its path finding, its handshakes, its timers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use traversal::{Entropy, Local, Pair, PairEvent, Path, Transmit};
+
+use crate::batch::Batch;
+use crate::initiation::Initiation;
+use crate::peer::{Peer, PeerState, Route, send_message};
+use crate::relay_link::RelayLink;
+use crate::shared::Shared;
+use crate::wireguard::{INITIATION, Noise};
+
+/// Interval of WireGuard's own timers.
+const NOISE_TICK: Duration = Duration::from_millis(250);
+/// Packets that nobody has asked for again for this long are no reason to go on knocking.
+const WANTED: Duration = Duration::from_secs(15);
+
+/// An awake tunnel.
+pub(super) struct Live {
+    pub(super) peer: Arc<Peer>,
+    pub(super) pair: Pair,
+    initiation: Option<Initiation>,
+    wanted_at: Instant,
+    next_noise: Instant,
+    had_session: bool,
+    seen_tx: u64,
+    seen_rx: u64,
+}
+
+/// A relay and its round trip, in the order in which this node should be looked for.
+pub(super) type Order = Vec<(Arc<RelayLink>, Option<Duration>)>;
+
+impl Live {
+    pub(super) fn new(
+        peer: Arc<Peer>,
+        now: Instant,
+        entropy: Box<dyn Entropy>,
+        local: Local,
+        order: &Order,
+        refused: bool,
+    ) -> Self {
+        let mut live = Self {
+            pair: Pair::new(now, entropy, local),
+            seen_tx: 0,
+            seen_rx: 0,
+            peer,
+            initiation: None,
+            wanted_at: now,
+            next_noise: now,
+            had_session: false,
+        };
+        live.relays_changed(now, order, refused);
+        live
+    }
+
+    /// Packets wait for a session.
+    pub(super) fn want(&mut self, now: Instant) {
+        self.wanted_at = now;
+        if !self.has_session() && self.initiation.is_none() {
+            self.initiation = Some(Initiation::new(now));
+        }
+    }
+
+    /// A session came up.
+    pub(super) fn established(&mut self, now: Instant) {
+        (self.initiation, self.had_session, self.wanted_at) = (None, true, now);
+        self.pair.handle_unreachable(now, false);
+        self.pair.handle_session(now);
+    }
+
+    /// The node has just connected to a relay.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.pair.handle_unreachable(now, false);
+        if let Some(initiation) = &mut self.initiation {
+            initiation.hurry(now);
+        }
+    }
+
+    /// A relay does not know the node.
+    pub(super) fn absent(&mut self, now: Instant, relays: usize) {
+        if let Some(initiation) = &mut self.initiation {
+            initiation.relay_failed(now, relays);
+            self.pair.handle_unreachable(now, true);
+        }
+    }
+
+    /// Relays came or went. The one in use stays as long as it is connected.
+    pub(super) fn relays_changed(&mut self, now: Instant, order: &Order, refused: bool) {
+        let mut state = self.peer.lock();
+        let current = state
+            .relay
+            .as_ref()
+            .and_then(|link| order.iter().find(|(other, _)| other.id == link.id));
+        let chosen = current.or_else(|| order.first()).cloned();
+        state.relay = chosen.as_ref().map(|(link, _)| Arc::clone(link));
+        drop(state);
+        self.pair.handle_admission(refused);
+        // A packet crosses two relay connections; ours is the one whose round trip is known.
+        let rtt = chosen.as_ref().and_then(|(_, rtt)| *rtt).map(|rtt| rtt * 2);
+        self.pair.handle_relay(now, chosen.is_some(), rtt);
+        if chosen.is_some()
+            && let Some(initiation) = &mut self.initiation
+        {
+            initiation.hurry(now);
+        }
+    }
+
+    /// Takes the keys away: the node is no longer admitted.
+    pub(super) fn revoke(&self) {
+        let mut state = self.peer.lock();
+        (state.noise, state.holding, state.relay) = (None, false, None);
+    }
+
+    /// Reads the traffic counters.
+    pub(super) fn note_counters(&mut self, shared: &Shared, now: Instant) {
+        let (tx, rx) = (&self.peer.counters.last_tx, &self.peer.counters.last_rx);
+        let (tx, rx) = (tx.load(Ordering::Relaxed), rx.load(Ordering::Relaxed));
+        let heard = self.peer.lock().heard;
+        let received = (rx != self.seen_rx).then_some(heard).flatten();
+        if tx != self.seen_tx || received.is_some() {
+            self.pair.handle_traffic(now, tx != self.seen_tx, received);
+        }
+        (self.seen_tx, self.seen_rx) = (tx, rx);
+        if self.peer.wanted.swap(false, Ordering::AcqRel) {
+            self.want(now);
+        }
+        tracing::trace!(peer = ?self.peer.key, age = shared.milliseconds(now), "counters");
+    }
+
+    /// Counters and WireGuard's timers.
+    pub(super) fn tick(&mut self, shared: &Shared, now: Instant) {
+        self.note_counters(shared, now);
+        if now < self.next_noise {
+            return;
+        }
+        self.next_noise = now + NOISE_TICK;
+        let mut state = self.peer.lock();
+        let mut out = [0; INITIATION];
+        if let Some(message) = state.noise.as_mut().and_then(|noise| noise.tick(&mut out))
+            && let Some(route) = state.route()
+            && let Err(address) =
+                send_message(&self.peer.key, message, route, None, &shared.sockets)
+        {
+            self.pair.handle_send_error(now, Path::Direct(address));
+        }
+        drop(state);
+        self.note_session(now);
+    }
+
+    /// Sends the initiation that is due, on the relay whose turn it is.
+    pub(super) fn initiate(
+        &mut self,
+        shared: &Shared,
+        now: Instant,
+        order: impl FnOnce() -> Order,
+    ) {
+        let Some(initiation) = self
+            .initiation
+            .as_mut()
+            .filter(|initiation| initiation.due() <= now)
+        else {
+            return;
+        };
+        if now.saturating_duration_since(self.wanted_at) > WANTED {
+            self.initiation = None;
+            return;
+        }
+        let order = order();
+        let Some((link, rtt)) = order.get(initiation.relay(now, order.len())) else {
+            return;
+        };
+        let mut state = self.peer.lock();
+        state.relay = Some(Arc::clone(link));
+        let noise = state
+            .noise
+            .get_or_insert_with(|| Noise::new(&shared.identity, &self.peer.key, self.peer.index));
+        // The engine's clock is its last tick.
+        noise.tick(&mut [0; INITIATION]);
+        if let Some(message) = noise.initiate() {
+            link.outbox.push(&self.peer.key, &message, message.len());
+            state.initiated = Some(now);
+        }
+        initiation.sent(now, *rtt);
+    }
+
+    /// Carries out what the path finding asks for; `true` when a direct path was lost.
+    pub(super) fn pump(&mut self, shared: &Shared, batch: &mut Batch, now: Instant) -> bool {
+        if self.pair.poll_timeout().is_some_and(|due| due <= now) {
+            self.pair.handle_timeout(now);
+        }
+        let before = self.pair.path();
+        let mut lost = false;
+        loop {
+            let event = self.pair.poll_event();
+            let transmit = self.pair.poll_transmit();
+            if event.is_none() && transmit.is_none() {
+                return lost;
+            }
+            if let Some(event) = event {
+                lost |= self.carry_out(shared, batch, event, now);
+                lost |= before != Path::Relay && self.pair.path() == Path::Relay;
+            }
+            if let Some(transmit) = transmit {
+                self.transmit(shared, &transmit, now);
+            }
+        }
+    }
+
+    /// The next moment at which something is due here.
+    pub(super) fn wake(&self) -> Option<Instant> {
+        let initiation = self.initiation.as_ref().map(Initiation::due);
+        [self.pair.poll_timeout(), initiation]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Nothing to send, no session, nobody waits: only the table entry has to stay.
+    pub(super) fn is_asleep(&self, now: Instant) -> bool {
+        let asleep = self.initiation.is_none()
+            && !self.has_session()
+            && now.saturating_duration_since(self.wanted_at) > WANTED;
+        if asleep {
+            self.peer.lock().noise = None;
+        }
+        asleep
+    }
+
+    pub(super) fn has_session(&self) -> bool {
+        self.peer
+            .lock()
+            .noise
+            .as_ref()
+            .is_some_and(Noise::has_session)
+    }
+
+    fn note_session(&mut self, now: Instant) {
+        let has_session = self.has_session();
+        if self.had_session && !has_session {
+            self.pair.handle_session_lost(now);
+        }
+        self.had_session = has_session;
+    }
+
+    fn carry_out(
+        &mut self,
+        shared: &Shared,
+        batch: &mut Batch,
+        event: PairEvent,
+        now: Instant,
+    ) -> bool {
+        let peer = Arc::clone(&self.peer);
+        let mut state = peer.lock();
+        let unreachable = match event {
+            PairEvent::Hold { marker } => {
+                state.holding = true;
+                let (path, packet) = (state.path, marker.encode());
+                Self::send_sealed(shared, &peer, &mut state, &packet, path, None)
+            }
+            PairEvent::Use(path) => {
+                tracing::debug!(peer = ?peer.key, ?path, "path");
+                state.path = path;
+                state
+                    .release(&peer.key, &shared.sockets, batch, &peer.counters)
+                    .map(Path::Direct)
+            }
+        };
+        drop(state);
+        if let Some(path) = unreachable {
+            self.pair.handle_send_error(now, path);
+        }
+        unreachable.is_some()
+    }
+
+    fn transmit(&mut self, shared: &Shared, transmit: &Transmit, now: Instant) {
+        let packet = transmit.message.encode();
+        let mut state = self.peer.lock();
+        let failed = Self::send_sealed(
+            shared,
+            &self.peer,
+            &mut state,
+            &packet,
+            transmit.via,
+            transmit.ttl,
+        );
+        drop(state);
+        if let Some(path) = failed {
+            self.pair.handle_send_error(now, path);
+        }
+    }
+
+    /// Seals and sends a control packet; the path when the kernel has no way there.
+    fn send_sealed(
+        shared: &Shared,
+        peer: &Peer,
+        state: &mut PeerState,
+        packet: &[u8],
+        via: Path,
+        ttl: Option<u8>,
+    ) -> Option<Path> {
+        let relay = state.relay.clone();
+        let route = match (via, &relay) {
+            (Path::Direct(address), _) => Route::Direct(address),
+            (Path::Relay, Some(link)) => Route::Relay(link),
+            (Path::Relay, None) => return None,
+        };
+        state
+            .send_control(&peer.key, packet, route, ttl, &shared.sockets)
+            .err()
+            .map(Path::Direct)
+    }
+}

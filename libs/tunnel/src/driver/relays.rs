@@ -1,0 +1,245 @@
+//! The relay connections of the mesh: all of them stay up, in the order of preference.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use derp::client::{Client, Config, Event};
+use derp::{NodeKey, NodeSecret, RelayUrl};
+use tokio::sync::mpsc;
+
+use super::live::Order;
+use crate::relay_link::{RelayInbox, RelayLink};
+use crate::shared::Shared;
+use crate::tunnel::{RelaySpec, RelayStatus};
+
+const EVENTS: usize = 256;
+
+/// An event and the connection it is from.
+pub(super) struct RelayEvent {
+    relay: u64,
+    event: Event,
+}
+
+/// What an event means for tunnels.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// The set of connected relays is another.
+    pub(super) changed: bool,
+    /// A relay has just connected.
+    pub(super) connected: bool,
+    /// A node is known to be at a relay (`true`) or not.
+    pub(super) presence: Option<(NodeKey, bool)>,
+}
+
+/// All relay connections.
+pub(super) struct Relays {
+    shared: Arc<Shared>,
+    secret: NodeSecret,
+    connections: Vec<Connection>,
+    next_id: u64,
+    events: mpsc::Receiver<RelayEvent>,
+    events_in: mpsc::Sender<RelayEvent>,
+}
+
+struct Connection {
+    spec: RelaySpec,
+    link: Arc<RelayLink>,
+    client: Client,
+    rtt: Option<Duration>,
+    problem: Option<String>,
+}
+
+impl Relays {
+    pub(super) fn new(shared: Arc<Shared>, secret: NodeSecret) -> Self {
+        let (events_in, events) = mpsc::channel(EVENTS);
+        Self {
+            shared,
+            secret,
+            connections: Vec::new(),
+            next_id: 0,
+            events,
+            events_in,
+        }
+    }
+
+    /// The next event of any connection; never ends.
+    pub(super) async fn next(&mut self) -> RelayEvent {
+        match self.events.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Connects what is new, closes what is gone, keeps the rest, in the given order.
+    pub(super) fn apply(&mut self, specs: &[RelaySpec]) {
+        let mut old = std::mem::take(&mut self.connections);
+        for spec in specs {
+            let kept = old
+                .iter()
+                .position(|connection| connection.spec == *spec)
+                .map(|at| old.swap_remove(at));
+            let connection = kept.unwrap_or_else(|| self.connect(spec.clone()));
+            self.connections.push(connection);
+        }
+        for connection in old {
+            connection.link.connected.store(false, Ordering::Release);
+        }
+        let links = self
+            .connections
+            .iter()
+            .map(|connection| Arc::clone(&connection.link))
+            .collect();
+        self.shared.relays.store(Arc::new(links));
+    }
+
+    pub(super) fn handle(&mut self, RelayEvent { relay, event }: RelayEvent) -> Outcome {
+        let Some(connection) = self
+            .connections
+            .iter_mut()
+            .find(|connection| connection.link.id == relay)
+        else {
+            return Outcome::default();
+        };
+        connection.handle(event)
+    }
+
+    /// Asks every connection for a sign of life.
+    pub(super) fn check(&self) {
+        self.connections
+            .iter()
+            .for_each(|connection| connection.client.check_now());
+    }
+
+    /// Connected relays, the given home first, then in the mesh's order.
+    pub(super) fn order(&self, home: Option<&RelayUrl>) -> Order {
+        let mut order: Vec<&Connection> = self
+            .connections
+            .iter()
+            .filter(|one| one.link.is_connected())
+            .collect();
+        order.sort_by_key(|connection| Some(&connection.spec.url) != home);
+        order
+            .into_iter()
+            .map(|connection| (Arc::clone(&connection.link), connection.rtt))
+            .collect()
+    }
+
+    pub(super) fn connected(&self) -> Vec<&RelayUrl> {
+        self.connections
+            .iter()
+            .filter(|one| one.link.is_connected())
+            .map(|one| &one.spec.url)
+            .collect()
+    }
+
+    /// Whether relays can be reached but none lets us in.
+    pub(super) fn refusal(&self) -> bool {
+        self.connected().is_empty() && self.connections.iter().any(Connection::refuses)
+    }
+
+    pub(super) fn report(&self) -> Vec<RelayStatus> {
+        let status = |one: &Connection| RelayStatus {
+            url: one.spec.url.clone(),
+            connected: one.link.is_connected(),
+            rtt: one.rtt,
+            problem: one.problem.clone(),
+        };
+        self.connections.iter().map(status).collect()
+    }
+
+    fn connect(&mut self, spec: RelaySpec) -> Connection {
+        let id = self.next_id;
+        self.next_id += 1;
+        let inbox = RelayInbox {
+            relay: id,
+            queue: Arc::clone(&self.shared.relayed),
+        };
+        let config = Config {
+            ca_bundle: spec.ca_bundle.clone(),
+            ..Config::new(spec.url.clone(), self.secret.clone())
+        };
+        let (events_in, events) = mpsc::channel(EVENTS);
+        let client = Client::spawn(config, Arc::new(inbox), events_in);
+        tokio::spawn(forward(id, events, self.events_in.clone()));
+        let link = Arc::new(RelayLink {
+            id,
+            url: spec.url.clone(),
+            outbox: client.outbox(),
+            connected: AtomicBool::new(false),
+        });
+        Connection {
+            spec,
+            link,
+            client,
+            rtt: None,
+            problem: None,
+        }
+    }
+}
+
+impl Connection {
+    fn handle(&mut self, event: Event) -> Outcome {
+        match event {
+            Event::Connected { handshake, .. } => {
+                tracing::info!(relay = %self.spec.url, ms = handshake.as_millis(), "relay connected");
+                self.link.connected.store(true, Ordering::Release);
+                self.problem = None;
+                Outcome {
+                    changed: true,
+                    connected: true,
+                    presence: None,
+                }
+            }
+            Event::Disconnected { error } => {
+                let was = self.link.connected.swap(false, Ordering::AcqRel);
+                if was || self.problem.is_none() {
+                    tracing::warn!(relay = %self.spec.url, %error, "relay not connected");
+                }
+                self.problem.get_or_insert(error);
+                Outcome {
+                    changed: was,
+                    ..Outcome::default()
+                }
+            }
+            Event::PeerGone {
+                key,
+                reason: derp::PeerGoneReason::NotHere,
+            } => Outcome {
+                presence: Some((key, false)),
+                ..Outcome::default()
+            },
+            Event::PeerPresent { key } => Outcome {
+                presence: Some((key, true)),
+                ..Outcome::default()
+            },
+            Event::Health(problem) => {
+                self.problem = Some(problem).filter(|text| !text.is_empty());
+                // Refused clients are told why before the connection closes.
+                Outcome {
+                    changed: true,
+                    ..Outcome::default()
+                }
+            }
+            Event::Rtt(rtt) => {
+                self.rtt = Some(rtt);
+                Outcome::default()
+            }
+            Event::PeerGone { .. } | Event::Restarting { .. } => Outcome::default(),
+        }
+    }
+
+    fn refuses(&self) -> bool {
+        self.problem
+            .as_ref()
+            .is_some_and(|problem| problem.contains("not admitted"))
+    }
+}
+
+async fn forward(relay: u64, mut events: mpsc::Receiver<Event>, to: mpsc::Sender<RelayEvent>) {
+    while let Some(event) = events.recv().await {
+        if to.send(RelayEvent { relay, event }).await.is_err() {
+            return;
+        }
+    }
+}

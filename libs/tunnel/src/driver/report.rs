@@ -1,0 +1,88 @@
+//! What the driver knows, as a status.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use traversal::{PathState, Reason};
+
+use super::Driver;
+use super::live::Live;
+use crate::peer::Peer;
+use crate::tunnel::{Endpoint, NodeStatus, Status};
+use crate::wireguard::Noise;
+
+impl Driver {
+    pub(super) fn report(&self, now: Instant) -> Status {
+        let directory = self.shared.directory.load();
+        let mut nodes: Vec<_> = directory
+            .by_key
+            .values()
+            .map(|peer| node(peer, self.live.get(&peer.key), now))
+            .collect();
+        nodes.sort_by_key(|node| node.key);
+        Status {
+            nat: self.stun.profile().clone(),
+            home_relay: self.relays.connected().first().map(|url| (*url).clone()),
+            relays: self.relays.report(),
+            nodes,
+            drops: self.drops(),
+        }
+    }
+
+    fn drops(&self) -> Vec<(&'static str, u64)> {
+        let drops = &self.shared.drops;
+        [
+            ("malformed", &drops.malformed),
+            ("no_route", &drops.no_route),
+            ("foreign_source", &drops.foreign_source),
+            ("foreign_destination", &drops.foreign_destination),
+            ("unknown_session", &drops.unknown_session),
+            ("handshakes_refused", &drops.handshakes_refused),
+            ("too_big", &drops.too_big),
+            ("device", &drops.device),
+            ("relay_queue", &self.shared.relayed.dropped),
+        ]
+        .map(|(cause, counter)| (cause, counter.load(Ordering::Relaxed)))
+        .to_vec()
+    }
+}
+
+fn node(peer: &Arc<Peer>, live: Option<&Live>, now: Instant) -> NodeStatus {
+    let status = live.map(|live| live.pair.status(now));
+    let (path, reason) = status
+        .as_ref()
+        .map_or((PathState::Idle, Some(Reason::Idle)), |status| {
+            (status.state, status.reason)
+        });
+    let state = peer.lock();
+    let relay = state
+        .relay
+        .as_ref()
+        .map(|link| Endpoint::Relay(link.url.clone()));
+    let handshake_age = state.noise.as_ref().and_then(Noise::session_age);
+    drop(state);
+    let counters = &peer.counters;
+    NodeStatus {
+        key: peer.key,
+        path,
+        reason,
+        endpoint: match path {
+            PathState::Direct => status
+                .as_ref()
+                .and_then(|status| status.endpoint)
+                .map(Endpoint::Socket),
+            PathState::Relay => relay,
+            PathState::Idle | PathState::None => None,
+        },
+        rtt: status.as_ref().and_then(|status| status.rtt),
+        path_age: status
+            .and_then(|status| status.since)
+            .map(|since| now.saturating_duration_since(since)),
+        handshake_age,
+        rx_bytes: counters.rx_bytes.load(Ordering::Relaxed),
+        tx_bytes: counters.tx_bytes.load(Ordering::Relaxed),
+        rx_direct_bytes: counters.rx_direct_bytes.load(Ordering::Relaxed),
+        tx_direct_bytes: counters.tx_direct_bytes.load(Ordering::Relaxed),
+    }
+}

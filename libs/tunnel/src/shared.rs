@@ -1,0 +1,161 @@
+//! What the data threads and the driver share: snapshots that are swapped whole, never per packet.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use derp::NodeKey;
+use ipnet::IpNet;
+use tokio::sync::mpsc;
+use traversal::Path;
+use traversal::control::Control;
+
+use crate::device::Tun;
+use crate::peer::Peer;
+use crate::relay_link::{RelayLink, RelayQueue};
+use crate::sockets::Sockets;
+use crate::table::PrefixTable;
+use crate::wireguard::Identity;
+
+/// Shared state of one tunnel.
+pub(crate) struct Shared {
+    pub(crate) key: NodeKey,
+    pub(crate) identity: Identity,
+    pub(crate) sockets: Sockets,
+    pub(crate) tun: ArcSwap<Tun>,
+    pub(crate) directory: ArcSwap<Directory>,
+    pub(crate) relays: ArcSwap<Vec<Arc<RelayLink>>>,
+    pub(crate) relayed: Arc<RelayQueue>,
+    pub(crate) mtu: AtomicUsize,
+    pub(crate) stopping: AtomicBool,
+    pub(crate) drops: Drops,
+    events: mpsc::Sender<DataEvent>,
+    started: Instant,
+}
+
+/// The remote nodes in force and what this node serves.
+#[derive(Default)]
+pub(crate) struct Directory {
+    pub(crate) by_key: HashMap<NodeKey, Arc<Peer>>,
+    pub(crate) by_index: HashMap<u32, Arc<Peer>>,
+    pub(crate) table: PrefixTable<Arc<Peer>>,
+    pub(crate) local: Vec<IpNet>,
+}
+
+/// Packets and datagrams that went nowhere, by cause.
+#[derive(Debug, Default)]
+pub(crate) struct Drops {
+    pub(crate) malformed: AtomicU64,
+    pub(crate) no_route: AtomicU64,
+    pub(crate) foreign_source: AtomicU64,
+    pub(crate) foreign_destination: AtomicU64,
+    pub(crate) unknown_session: AtomicU64,
+    pub(crate) handshakes_refused: AtomicU64,
+    pub(crate) too_big: AtomicU64,
+    pub(crate) device: AtomicU64,
+}
+
+/// What the data threads tell the driver.
+#[derive(Debug)]
+pub(crate) enum DataEvent {
+    /// Packets wait for a session with this node, or its traffic is for a session we do not have.
+    Wanted(NodeKey),
+    /// A session came up.
+    Established(NodeKey),
+    /// Pod traffic began after a silence.
+    Awake(NodeKey),
+    Control {
+        key: NodeKey,
+        via: Path,
+        message: Control,
+    },
+    Stun {
+        from: SocketAddr,
+        bytes: Vec<u8>,
+    },
+    Unreachable {
+        key: NodeKey,
+        address: SocketAddr,
+    },
+}
+
+impl Shared {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one struct, made in one place"
+    )]
+    pub(crate) fn new(
+        key: NodeKey,
+        identity: Identity,
+        sockets: Sockets,
+        tun: Tun,
+        relayed: RelayQueue,
+        mtu: u16,
+        events: mpsc::Sender<DataEvent>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            key,
+            identity,
+            sockets,
+            tun: ArcSwap::from_pointee(tun),
+            directory: ArcSwap::default(),
+            relays: ArcSwap::default(),
+            relayed: Arc::new(relayed),
+            mtu: AtomicUsize::new(usize::from(mtu)),
+            stopping: AtomicBool::new(false),
+            drops: Drops::default(),
+            events,
+            started: now,
+        }
+    }
+
+    /// Tells the driver; never waits. What is lost when it is far behind is asked again by the sender's timers.
+    pub(crate) fn tell(&self, event: DataEvent) {
+        if self.events.try_send(event).is_err() {
+            tracing::debug!("the driver is behind, event dropped");
+        }
+    }
+
+    /// Milliseconds since the start, at least 1, so that 0 can mean never.
+    pub(crate) fn milliseconds(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.started).as_millis();
+        u64::try_from(elapsed).unwrap_or(u64::MAX).saturating_add(1)
+    }
+
+    pub(crate) fn relay(&self, id: u64) -> Option<Arc<RelayLink>> {
+        self.relays
+            .load()
+            .iter()
+            .find(|link| link.id == id)
+            .map(Arc::clone)
+    }
+
+    /// Notes that packets wait for a session; the driver hears of it once.
+    pub(crate) fn want(&self, peer: &Peer) {
+        if !peer.wanted.swap(true, Ordering::AcqRel) {
+            self.tell(DataEvent::Wanted(peer.key));
+        }
+    }
+
+    /// Notes pod traffic with a peer; `last` is the counter of its direction.
+    pub(crate) fn note_traffic(&self, peer: &Peer, last: &AtomicU64, now: Instant) {
+        const SILENCE_MS: u64 = 1_000;
+        let now = self.milliseconds(now);
+        if now.saturating_sub(last.swap(now, Ordering::Relaxed)) > SILENCE_MS {
+            self.tell(DataEvent::Awake(peer.key));
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}
+
+/// Adds one to a counter.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

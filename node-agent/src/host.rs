@@ -1,0 +1,204 @@
+//! The engine of a real host: a tunnel, and a keeper that holds the host's configuration as wanted.
+
+mod keeper;
+mod names;
+mod report;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use api::{Accepted, MeshConfig, Surroundings};
+use arc_swap::ArcSwapOption;
+use derp::NodeSecret;
+use netconf::{Desired, Names, Netconf};
+use tunnel::{NodeSpec, RelaySpec, Tunnel, Wanted};
+
+use self::keeper::{Keeper, Order};
+use self::report::{View, ViewReporter};
+use crate::{Engine, Reporter};
+
+/// Inner MTU where the Mesh names none: IPv6's minimum, which every path carries.
+const DEFAULT_MTU: u16 = 1_280;
+
+/// What does not change while the agent runs.
+#[derive(Debug)]
+pub(crate) struct HostConfig {
+    /// This node's key.
+    pub(crate) secret: NodeSecret,
+    /// UDP port where the Mesh names none.
+    pub(crate) port: u16,
+    /// Several datagrams per system call.
+    pub(crate) offload: bool,
+    /// Journal of what was programmed on the host.
+    pub(crate) journal: PathBuf,
+}
+
+/// Tunnel and host configuration.
+pub(crate) struct Host {
+    config: HostConfig,
+    keeper: Keeper,
+    running: Option<Running>,
+    view: Arc<ArcSwapOption<View>>,
+}
+
+struct Running {
+    tunnel: Arc<Tunnel>,
+    port: u16,
+    mtu: u16,
+}
+
+impl Host {
+    /// Opens the host's configuration; nothing is changed yet. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When something on the host has our names and is not ours, or the journal cannot be used.
+    pub(crate) async fn open(config: HostConfig) -> anyhow::Result<Self> {
+        let netconf = Netconf::open(Names::default(), config.journal.clone()).await?;
+        Ok(Self {
+            keeper: Keeper::spawn(netconf),
+            config,
+            running: None,
+            view: Arc::default(),
+        })
+    }
+
+    /// The tunnel with the Mesh's port and MTU; another port or MTU takes a new one.
+    fn tunnel(&mut self, mesh: &MeshConfig) -> anyhow::Result<Arc<Tunnel>> {
+        let (port, mtu) = (
+            mesh.listen_port.unwrap_or(self.config.port),
+            mesh.mtu.unwrap_or(DEFAULT_MTU),
+        );
+        if let Some(running) = self
+            .running
+            .as_ref()
+            .filter(|running| (running.port, running.mtu) == (port, mtu))
+        {
+            return Ok(Arc::clone(&running.tunnel));
+        }
+        self.stop_tunnel();
+        let tunnel = Arc::new(Tunnel::start(tunnel::Config {
+            device: Names::default().device,
+            secret: self.config.secret.clone(),
+            listen_port: port,
+            offload: self.config.offload,
+            mtu,
+        })?);
+        tracing::info!(port, mtu, "tunnel started");
+        self.running = Some(Running {
+            tunnel: Arc::clone(&tunnel),
+            port,
+            mtu,
+        });
+        Ok(tunnel)
+    }
+
+    fn stop_tunnel(&mut self) {
+        self.view.store(None);
+        if let Some(running) = self.running.take() {
+            running.tunnel.stop();
+        }
+    }
+}
+
+impl Engine for Host {
+    async fn surroundings(&mut self) -> Surroundings {
+        self.keeper.surroundings()
+    }
+
+    async fn apply(&mut self, accepted: &Accepted) -> anyhow::Result<()> {
+        let Some(mesh) = &accepted.mesh else {
+            self.stop_tunnel();
+            return self
+                .keeper
+                .obey(Order {
+                    tunnel: None,
+                    wanted: Wanted::default(),
+                    desired: nothing(),
+                })
+                .await;
+        };
+        let tunnel = self.tunnel(mesh).context("the tunnel cannot start")?;
+        let running = self
+            .running
+            .as_ref()
+            .map_or((self.config.port, DEFAULT_MTU), |one| (one.port, one.mtu));
+        self.view.store(Some(Arc::new(View {
+            tunnel: Arc::clone(&tunnel),
+            peers: accepted.peers.clone(),
+            port: running.0,
+            mtu: running.1,
+        })));
+        let desired = desired(mesh, accepted, running);
+        self.keeper
+            .obey(Order {
+                tunnel: Some(tunnel),
+                wanted: wanted(mesh, accepted),
+                desired,
+            })
+            .await
+    }
+
+    fn reporter(&self) -> Arc<dyn Reporter> {
+        Arc::new(ViewReporter(Arc::clone(&self.view)))
+    }
+
+    async fn stop(&mut self) {
+        self.stop_tunnel();
+    }
+}
+
+fn nothing() -> Desired {
+    Desired {
+        mtu: u32::from(DEFAULT_MTU),
+        listen_port: 0,
+        addresses: Vec::new(),
+        local: Vec::new(),
+        remote: Vec::new(),
+        held: Vec::new(),
+        device: false,
+    }
+}
+
+fn desired(mesh: &MeshConfig, accepted: &Accepted, (port, mtu): (u16, u16)) -> Desired {
+    let prefixes = accepted
+        .peers
+        .iter()
+        .flat_map(|peer| &peer.nodes)
+        .flat_map(|node| &node.prefixes);
+    let allowed = accepted.peers.iter().flat_map(|peer| &peer.allowed_cidrs);
+    Desired {
+        mtu: u32::from(mtu),
+        listen_port: port,
+        addresses: mesh.addresses.clone(),
+        local: mesh.own_prefixes().collect(),
+        remote: prefixes.copied().collect(),
+        // What a peer may use but no node serves now must not leave in the clear either.
+        held: allowed.copied().collect(),
+        device: true,
+    }
+}
+
+fn wanted(mesh: &MeshConfig, accepted: &Accepted) -> Wanted {
+    let relay = |relay: &api::RelayConfig| RelaySpec {
+        url: relay.url.clone(),
+        stun_port: relay.stun_port,
+        ca_bundle: relay.ca_bundle.clone(),
+    };
+    let node = |node: &api::PeerNode| NodeSpec {
+        key: node.public_key,
+        home_relay: node.home_relay.clone(),
+        prefixes: node.prefixes.clone(),
+    };
+    Wanted {
+        relays: mesh.relays.iter().map(relay).collect(),
+        nodes: accepted
+            .peers
+            .iter()
+            .flat_map(|peer| &peer.nodes)
+            .map(node)
+            .collect(),
+        local: mesh.own_prefixes().collect(),
+        ..Wanted::default()
+    }
+}

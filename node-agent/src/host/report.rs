@@ -1,0 +1,139 @@
+//! The tunnel's status in the words of the status document.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{
+    Filtering, Mapping, NatReport, PathKind, PathReport, PeerConfig, PeerNode, PeerReport, Reason,
+};
+use arc_swap::ArcSwapOption;
+use derp::NodeKey;
+use jiff::Timestamp;
+use traversal::PathState;
+use tunnel::{Endpoint, NodeStatus, Tunnel};
+
+use crate::{Reporter, Snapshot};
+
+/// What a status is made of.
+pub(super) struct View {
+    pub(super) tunnel: Arc<Tunnel>,
+    pub(super) peers: Vec<PeerConfig>,
+    pub(super) port: u16,
+    pub(super) mtu: u16,
+}
+
+/// Asks the tunnel whenever it is asked.
+pub(super) struct ViewReporter(pub(super) Arc<ArcSwapOption<View>>);
+
+impl Reporter for ViewReporter {
+    fn snapshot(&self) -> Pin<Box<dyn Future<Output = Snapshot> + Send + '_>> {
+        let view = self.0.load_full();
+        Box::pin(async move {
+            match view {
+                Some(view) => view.snapshot().await,
+                None => Snapshot::default(),
+            }
+        })
+    }
+}
+
+impl View {
+    async fn snapshot(&self) -> Snapshot {
+        let Ok(status) = self.tunnel.status().await else {
+            return Snapshot::default();
+        };
+        let nodes: HashMap<NodeKey, &NodeStatus> =
+            status.nodes.iter().map(|node| (node.key, node)).collect();
+        Snapshot {
+            listen_port: Some(self.port),
+            home_relay: status.home_relay.as_ref().map(ToString::to_string),
+            nat: nat(&status.nat),
+            peers: self
+                .peers
+                .iter()
+                .map(|peer| self.peer(peer, &nodes))
+                .collect(),
+        }
+    }
+
+    fn peer(&self, peer: &PeerConfig, nodes: &HashMap<NodeKey, &NodeStatus>) -> PeerReport {
+        let report = |node: &PeerNode| {
+            nodes
+                .get(&node.public_key)
+                .map(|status| path(node, status, self.mtu))
+        };
+        PeerReport {
+            name: peer.name.clone(),
+            nodes: peer.nodes.iter().filter_map(report).collect(),
+        }
+    }
+}
+
+fn path(node: &PeerNode, status: &NodeStatus, mtu: u16) -> PathReport {
+    PathReport {
+        name: node.name.clone(),
+        public_key: node.public_key,
+        path: kind(status.path),
+        reason: status.reason.map(reason),
+        endpoint: status.endpoint.as_ref().map(|endpoint| match endpoint {
+            Endpoint::Socket(address) => address.to_string(),
+            Endpoint::Relay(url) => url.to_string(),
+        }),
+        rtt_micros: status
+            .rtt
+            .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+        path_since: status.path_age.and_then(ago),
+        last_handshake: status.handshake_age.and_then(ago),
+        rx_bytes: status.rx_bytes,
+        tx_bytes: status.tx_bytes,
+        mtu,
+    }
+}
+
+fn nat(profile: &traversal::NatProfile) -> NatReport {
+    NatReport {
+        mapping: match profile.mapping {
+            traversal::Mapping::EndpointIndependent => Mapping::EndpointIndependent,
+            traversal::Mapping::EndpointDependent => Mapping::EndpointDependent,
+            traversal::Mapping::Unknown => Mapping::Unknown,
+        },
+        filtering: match profile.filtering {
+            traversal::Filtering::EndpointIndependent => Filtering::EndpointIndependent,
+            traversal::Filtering::AddressDependent => Filtering::AddressDependent,
+            traversal::Filtering::AddressAndPortDependent => Filtering::AddressAndPortDependent,
+            traversal::Filtering::Unknown => Filtering::Unknown,
+        },
+        reflexive: profile.reflexive.clone(),
+    }
+}
+
+fn kind(path: PathState) -> PathKind {
+    match path {
+        PathState::Direct => PathKind::Direct,
+        PathState::Relay => PathKind::Relay,
+        PathState::Idle => PathKind::Idle,
+        PathState::None => PathKind::None,
+    }
+}
+
+fn reason(reason: traversal::Reason) -> Reason {
+    match reason {
+        traversal::Reason::Probing => Reason::Probing,
+        traversal::Reason::BothNatsHard => Reason::BothNatsHard,
+        traversal::Reason::HardNatAgainstPortRestricted => Reason::HardNatAgainstPortRestricted,
+        traversal::Reason::UdpBlocked => Reason::UdpBlocked,
+        traversal::Reason::NoReflexiveAddress => Reason::NoReflexiveAddress,
+        traversal::Reason::PeerUnreachable => Reason::PeerUnreachable,
+        traversal::Reason::RelayUnreachable => Reason::RelayUnreachable,
+        traversal::Reason::NotAdmitted => Reason::NotAdmitted,
+        traversal::Reason::GuessingDisabled => Reason::GuessingDisabled,
+        traversal::Reason::BudgetSpent => Reason::BudgetSpent,
+        traversal::Reason::Idle => Reason::Idle,
+    }
+}
+
+fn ago(age: Duration) -> Option<Timestamp> {
+    Timestamp::now().checked_sub(age).ok()
+}

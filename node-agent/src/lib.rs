@@ -1,0 +1,31 @@
+//! The node agent: links this node to the nodes of other sites.
+//!
+//! ```text
+//! manifest folder -> [`Watcher`] -> [`api::Store`] -> what is in force -> [`Engine`] -> tunnels, host network
+//!                                                                            |
+//!                             status socket, metrics  <-  [`Reporter`]  <----+
+//! ```
+//!
+//! [`run()`] drives that line. The [`Engine`] is all that touches the network; everything else is files, one Unix socket
+//! and, if asked for, one HTTP port for metrics. What has to outlive the process is in the [`StateFolder`].
+
+mod agent;
+mod args;
+mod cleanup;
+mod engine;
+mod host;
+mod logging;
+mod manifests;
+mod metrics;
+mod output;
+mod run;
+mod state;
+mod status;
+
+pub use agent::{Agent, run};
+pub use args::Args;
+pub use engine::{Engine, Reporter, Snapshot};
+pub use manifests::Watcher;
+pub use metrics::MetricsServer;
+pub use state::{Lock, StateError, StateFolder};
+pub use status::{ManifestBoard, StatusError, StatusServer, StatusSource, fetch};

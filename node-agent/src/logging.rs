@@ -1,0 +1,31 @@
+//! Logs: to stderr, and nowhere else.
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::EnvFilter;
+
+use crate::args::LogFormat;
+
+/// Checks a filter as the command line is read, so that a wrong one is wrong usage.
+pub(crate) fn check_filter(text: &str) -> Result<String, String> {
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!(
+            "{error}; use for instance info or info,tunnel=debug"
+        )),
+    }
+}
+
+/// Starts logging. A second call in one process changes nothing.
+pub(crate) fn start(filter: &str, format: LogFormat) {
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    let started = match format {
+        LogFormat::Plain => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    // Only a test that starts two commands in one process comes here twice.
+    drop(started);
+}

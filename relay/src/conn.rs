@@ -1,0 +1,193 @@
+//! One client's connection, from the greeting to its end.
+
+mod read;
+mod write;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use derp::{
+    BoxNonce, ClientInfo, FrameBuffer, FrameError, Message, NoRandomness, NodeKey, OpenError,
+    ServerInfo,
+};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+use crate::accept::HalfOpenGuard;
+use crate::metrics::Reject;
+use crate::server::Context;
+
+/// How long a connection that we end stays open for reading, so that the other end sees our last frame.
+const LINGER: Duration = Duration::from_secs(1);
+const MAX_LINGER_BYTES: usize = 1 << 20;
+
+/// Anything that carries bytes both ways.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnError {
+    #[error("closed")]
+    Closed,
+    #[error("not in time")]
+    Timeout,
+    #[error("nothing could be written for too long")]
+    Stalled,
+    #[error("the first frame is not ClientInfo")]
+    NoClientInfo,
+    #[error("the key is not admitted")]
+    NotAdmitted,
+    #[error("a frame for relays of one mesh, without a mesh key")]
+    NoMeshKey,
+    #[error("a second ClientInfo")]
+    SecondClientInfo,
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl ConnError {
+    /// The label to count it by, if it ended the connection before the client was let in.
+    pub(crate) fn reject(&self) -> Option<Reject> {
+        match self {
+            Self::NotAdmitted => Some(Reject::not_admitted),
+            Self::Timeout => Some(Reject::timeout),
+            Self::NoClientInfo | Self::Open(_) | Self::Frame(_) => Some(Reject::bad_handshake),
+            Self::Closed
+            | Self::Stalled
+            | Self::NoMeshKey
+            | Self::SecondClientInfo
+            | Self::Randomness(_)
+            | Self::Io(_) => None,
+        }
+    }
+}
+
+/// A transport on which DERP has been agreed.
+pub(crate) struct Agreed {
+    pub(crate) stream: Box<dyn Transport>,
+    /// What has been read already.
+    pub(crate) buffer: FrameBuffer,
+    /// What is to be written before the first frame.
+    pub(crate) preamble: Vec<u8>,
+}
+
+/// Greets the client, lets it in or not, and serves it until the connection ends.
+pub(crate) async fn serve(
+    context: &Context,
+    agreed: Agreed,
+    half_open: HalfOpenGuard,
+) -> Result<(), ConnError> {
+    let Agreed {
+        mut stream,
+        mut buffer,
+        preamble,
+    } = agreed;
+    let setup = context.timing.setup;
+    timeout(setup, greet(context, &mut stream, preamble))
+        .await
+        .map_err(|_| ConnError::Timeout)??;
+    let client = timeout(setup, read_client_info(context, &mut stream, &mut buffer));
+    let key = client.await.map_err(|_| ConnError::Timeout)??;
+    drop(half_open);
+    let info = server_info(context, &key)?;
+    if !context.admission.admits(&key) {
+        return refuse(stream, info, &key).await;
+    }
+    context.metrics.admitted.inc();
+    tracing::debug!(?key, "client connected");
+    let member = context.registry.register(Instant::now(), key, info);
+    // The list may have changed between the question and the registration.
+    if !context.admission.admits(&key) {
+        member.queue.close(Message::Health(NOT_ADMITTED));
+    }
+    let (reader, writer) = tokio::io::split(stream);
+    let mut reading = read::Reading::new(context, &member, buffer);
+    let result = tokio::select! {
+        result = reading.run(reader) => result,
+        result = write::run(context, &member, writer) => result,
+    };
+    context.registry.unregister(&member, reading.into_reached());
+    tracing::debug!(?key, "client gone");
+    result
+}
+
+/// What a client is told whose key is not, or no longer, on the list.
+pub(crate) const NOT_ADMITTED: &str = "not admitted: this key is not in the relay's admit list";
+
+async fn greet(
+    context: &Context,
+    stream: &mut Box<dyn Transport>,
+    mut bytes: Vec<u8>,
+) -> Result<(), ConnError> {
+    Message::ServerKey {
+        key: context.public,
+    }
+    .encode(&mut bytes);
+    stream.write_all(&bytes).await?;
+    stream.flush().await?;
+    Ok(())
+}
+
+async fn read_client_info(
+    context: &Context,
+    stream: &mut Box<dyn Transport>,
+    buffer: &mut FrameBuffer,
+) -> Result<NodeKey, ConnError> {
+    loop {
+        if let Some(frame) = buffer.next_frame()? {
+            let Message::ClientInfo { sealed } = Message::decode(frame)? else {
+                return Err(ConnError::NoClientInfo);
+            };
+            return Ok(ClientInfo::open(sealed, &context.secret)?.0);
+        }
+        let count = stream.read(buffer.space()).await?;
+        if count == 0 {
+            return Err(ConnError::Closed);
+        }
+        buffer.filled(count);
+    }
+}
+
+fn server_info(context: &Context, client: &NodeKey) -> Result<Vec<u8>, ConnError> {
+    let sealed = ServerInfo::default().seal(&context.secret, client, BoxNonce::random()?);
+    Ok(Message::ServerInfo { sealed: &sealed }.to_vec())
+}
+
+async fn refuse(
+    mut stream: Box<dyn Transport>,
+    mut bytes: Vec<u8>,
+    key: &NodeKey,
+) -> Result<(), ConnError> {
+    tracing::debug!(?key, "client not admitted");
+    Message::Health(NOT_ADMITTED).encode(&mut bytes);
+    let tell = async {
+        stream.write_all(&bytes).await?;
+        stream.shutdown().await?;
+        linger(&mut stream).await
+    };
+    // Whatever goes wrong here, the client is not let in.
+    let _ = timeout(LINGER, tell).await;
+    Err(ConnError::NotAdmitted)
+}
+
+/// Reads to the end: closing with bytes unread would make the kernel send a reset, and our last words be lost.
+pub(crate) async fn linger(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    let mut total = 0;
+    let mut scratch = [0; 1024];
+    while total < MAX_LINGER_BYTES {
+        let count = stream.read(&mut scratch).await?;
+        if count == 0 {
+            break;
+        }
+        total += count;
+    }
+    Ok(())
+}

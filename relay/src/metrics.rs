@@ -1,0 +1,190 @@
+//! What is counted, in the text format of OpenMetrics.
+
+use std::sync::atomic::AtomicI64;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// All counters of a relay.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    connections: Gauge<i64, AtomicI64>,
+    queued_bytes: Gauge<i64, AtomicI64>,
+    pub(crate) accepted: Counter,
+    pub(crate) admitted: Counter,
+    pub(crate) packets_in: Counter,
+    pub(crate) bytes_in: Counter,
+    pub(crate) packets_out: Counter,
+    pub(crate) bytes_out: Counter,
+    rejected: Family<RejectLabel, Counter>,
+    dropped: Family<DropLabel, Counter>,
+    stun: Family<StunLabel, Counter>,
+}
+
+/// Why a connection was not served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the label values as they are written")]
+pub(crate) enum Reject {
+    not_admitted,
+    too_many_connections,
+    too_many_half_open,
+    too_fast,
+    bad_http,
+    bad_tls,
+    bad_handshake,
+    timeout,
+}
+
+/// Why a packet was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the label values as they are written")]
+pub(crate) enum Drop {
+    unknown_dest,
+    queue_head,
+    gone_disconnected,
+}
+
+/// What became of a datagram on a STUN socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the label values as they are written")]
+pub(crate) enum Stun {
+    answered,
+    refused,
+    malformed,
+    limited,
+    failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RejectLabel {
+    reason: Reject,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DropLabel {
+    reason: Drop,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StunLabel {
+    result: Stun,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("culvert_relay"),
+            connections: Gauge::default(),
+            queued_bytes: Gauge::default(),
+            accepted: Counter::default(),
+            admitted: Counter::default(),
+            packets_in: Counter::default(),
+            bytes_in: Counter::default(),
+            packets_out: Counter::default(),
+            bytes_out: Counter::default(),
+            rejected: Family::default(),
+            dropped: Family::default(),
+            stun: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    pub(crate) fn count_rejected(&self, reason: Reject) {
+        self.rejected.get_or_create(&RejectLabel { reason }).inc();
+    }
+
+    pub(crate) fn count_dropped(&self, reason: Drop, packets: u64) {
+        if packets > 0 {
+            self.dropped
+                .get_or_create(&DropLabel { reason })
+                .inc_by(packets);
+        }
+    }
+
+    pub(crate) fn count_stun(&self, result: Stun) {
+        self.stun.get_or_create(&StunLabel { result }).inc();
+    }
+
+    /// The text of a scrape, with the load of that moment.
+    pub(crate) fn text(&self, (connections, queued_bytes): (usize, usize)) -> String {
+        self.connections
+            .set(i64::try_from(connections).unwrap_or(i64::MAX));
+        self.queued_bytes
+            .set(i64::try_from(queued_bytes).unwrap_or(i64::MAX));
+        let mut out = String::new();
+        if let Err(error) = text::encode(&mut out, &self.registry) {
+            tracing::warn!(%error, "metrics cannot be written");
+        }
+        out
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "connections",
+            "Clients that are connected",
+            self.connections.clone(),
+        );
+        registry.register(
+            "queue_bytes",
+            "Bytes of packets that wait for receivers",
+            self.queued_bytes.clone(),
+        );
+        registry.register("accepts", "TCP connections accepted", self.accepted.clone());
+        registry.register("admitted", "Clients let in", self.admitted.clone());
+        registry.register(
+            "packets_in",
+            "Packets received from clients",
+            self.packets_in.clone(),
+        );
+        registry.register(
+            "bytes_in",
+            "Bytes of packets received from clients",
+            self.bytes_in.clone(),
+        );
+        registry.register(
+            "packets_out",
+            "Packets queued for clients",
+            self.packets_out.clone(),
+        );
+        registry.register(
+            "bytes_out",
+            "Bytes written to clients",
+            self.bytes_out.clone(),
+        );
+        registry.register("rejected", "Connections not served", self.rejected.clone());
+        registry.register("packets_dropped", "Packets dropped", self.dropped.clone());
+        registry.register(
+            "stun_requests",
+            "Datagrams on STUN sockets",
+            self.stun.clone(),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_appear_with_their_labels() {
+        let metrics = Metrics::new();
+        metrics.count_dropped(Drop::queue_head, 3);
+        metrics.count_rejected(Reject::not_admitted);
+        let text = metrics.text((7, 0));
+        assert!(
+            text.contains("culvert_relay_packets_dropped_total{reason=\"queue_head\"} 3"),
+            "{text}"
+        );
+        assert!(
+            text.contains("culvert_relay_rejected_total{reason=\"not_admitted\"} 1"),
+            "{text}"
+        );
+        assert!(text.contains("culvert_relay_connections 7"), "{text}");
+    }
+}

@@ -1,0 +1,290 @@
+//! What waits to be written to one receiver.
+//!
+//! Each sender has its own lane, so that the oldest frames of whoever floods give way to its own new ones and to
+//! everybody else's. The lanes are drained in turn. WireGuard's handshake messages overtake data, control frames overtake
+//! both.
+
+mod chunk;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use derp::{FrameType, Message, NodeKey, put_packet_header};
+use tokio::sync::Notify;
+
+use chunk::Chunk;
+
+/// Bytes of packets that may wait for one receiver.
+pub(crate) const MAX_BYTES: usize = 1 << 20;
+/// Bytes of handshake messages that may wait in one lane.
+const MAX_URGENT: usize = 16 << 10;
+/// Bytes of control frames that may wait.
+const MAX_CONTROL: usize = 256 << 10;
+/// Bytes of one write: four full TLS records.
+const WRITE_BYTES: usize = 64 << 10;
+/// Bytes of handshake messages in one write, so that they cannot starve data.
+const WRITE_URGENT: usize = 16 << 10;
+/// Bytes of data that a lane gives when it is its turn.
+const TURN_BYTES: usize = 16 << 10;
+/// Bytes of handshake messages that a lane gives in one write.
+const TURN_URGENT: usize = 2 << 10;
+
+/// The queue of one receiver.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    bell: Notify,
+}
+
+/// What [`Queue::drain`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Drained {
+    /// Nothing.
+    Empty,
+    /// Something to write.
+    Frames,
+    /// The last to write before the connection is closed.
+    Last,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    control: Vec<u8>,
+    pong: Option<[u8; 8]>,
+    lanes: HashMap<NodeKey, Lane>,
+    /// Lanes that hold something, in the order of their turns.
+    turns: VecDeque<NodeKey>,
+    bytes: usize,
+    spare: Vec<u8>,
+    closing: bool,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    urgent: Chunk,
+    data: Chunk,
+}
+
+impl Queue {
+    /// A queue that begins with these frames.
+    pub(crate) fn new(first: Vec<u8>) -> Self {
+        let state = State {
+            control: first,
+            ..State::default()
+        };
+        Self {
+            state: Mutex::new(state),
+            bell: Notify::new(),
+        }
+    }
+
+    /// Adds packets of one sender, and says how many frames gave way.
+    pub(crate) fn push(&self, source: &NodeKey, packets: &[&[u8]]) -> u64 {
+        let mut state = self.lock();
+        let dropped = packets
+            .iter()
+            .map(|packet| state.push(source, packet))
+            .sum();
+        drop(state);
+        self.bell.notify_one();
+        dropped
+    }
+
+    /// Adds a control frame; too many of them are dropped.
+    pub(crate) fn push_control(&self, message: Message<'_>) {
+        let mut state = self.lock();
+        if state.control.len() < MAX_CONTROL {
+            message.encode(&mut state.control);
+        }
+        drop(state);
+        self.bell.notify_one();
+    }
+
+    /// Answers a ping. Pings that come faster than answers leave get one answer.
+    pub(crate) fn push_pong(&self, bytes: [u8; 8]) {
+        self.lock().pong = Some(bytes);
+        self.bell.notify_one();
+    }
+
+    /// Ends the connection after this frame; packets that wait are forgotten.
+    pub(crate) fn close(&self, last: Message<'_>) {
+        let mut state = self.lock();
+        last.encode(&mut state.control);
+        state.closing = true;
+        drop(state);
+        self.bell.notify_one();
+    }
+
+    /// Whether [`close`](Self::close) has been called.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.lock().closing
+    }
+
+    /// Moves what is to be written next into `out`, which must be empty.
+    pub(crate) fn drain(&self, out: &mut Vec<u8>) -> Drained {
+        self.lock().drain(out)
+    }
+
+    /// Waits until there may be something to drain.
+    pub(crate) async fn wait(&self) {
+        self.bell.notified().await;
+    }
+
+    /// Bytes of packets that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// Gives memory back that is kept for the next burst.
+    pub(crate) fn trim(&self) {
+        self.lock().spare = Vec::new();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn push(&mut self, source: &NodeKey, packet: &[u8]) -> u64 {
+        let lane = match self.lanes.get_mut(source) {
+            Some(lane) => lane,
+            None => {
+                self.turns.push_back(*source);
+                self.lanes
+                    .entry(*source)
+                    .or_insert_with(|| Lane::with(std::mem::take(&mut self.spare)))
+            }
+        };
+        let urgent = matches!(packet, [1..=3, 0, 0, 0, ..]);
+        let chunk = if urgent {
+            &mut lane.urgent
+        } else {
+            &mut lane.data
+        };
+        self.bytes += chunk.push(|out| {
+            put_packet_header(out, FrameType::RecvPacket, source, packet.len());
+            out.extend_from_slice(packet);
+        });
+        let mut dropped = 0;
+        while lane.urgent.held() > MAX_URGENT {
+            self.bytes -= lane.urgent.drop_oldest();
+            dropped += 1;
+        }
+        while self.bytes > MAX_BYTES {
+            self.drop_one(source);
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// Drops the oldest frame of the sender if it has its share or more, else of whoever has most.
+    fn drop_one(&mut self, source: &NodeKey) {
+        let share = MAX_BYTES / self.lanes.len().max(1);
+        let held = |lane: &Lane| lane.data.held() + lane.urgent.held();
+        let greedy = self
+            .lanes
+            .get(source)
+            .is_some_and(|lane| held(lane) >= share);
+        let longest = || {
+            self.lanes
+                .iter()
+                .max_by_key(|(_, lane)| held(lane))
+                .map(|(key, _)| *key)
+        };
+        let victim = if greedy { Some(*source) } else { longest() };
+        let Some(lane) = victim.and_then(|key| self.lanes.get_mut(&key)) else {
+            return;
+        };
+        let freed = lane.data.drop_oldest();
+        self.bytes -= if freed > 0 {
+            freed
+        } else {
+            lane.urgent.drop_oldest()
+        };
+    }
+
+    fn drain(&mut self, out: &mut Vec<u8>) -> Drained {
+        if let Some(bytes) = self.pong.take() {
+            Message::Pong(bytes).encode(&mut self.control);
+        }
+        out.append(&mut self.control);
+        if self.closing {
+            return Drained::Last;
+        }
+        self.drain_urgent(out);
+        self.drain_data(out);
+        if out.is_empty() {
+            Drained::Empty
+        } else {
+            Drained::Frames
+        }
+    }
+
+    fn drain_urgent(&mut self, out: &mut Vec<u8>) {
+        let limit = out.len() + WRITE_URGENT;
+        let mut served = 0;
+        for key in &self.turns {
+            let room = limit.saturating_sub(out.len()).min(TURN_URGENT);
+            if room == 0 {
+                break;
+            }
+            served += 1;
+            if let Some(lane) = self.lanes.get_mut(key) {
+                self.bytes -= lane.urgent.take(out, room);
+            }
+        }
+        self.turns.rotate_left(served % self.turns.len().max(1));
+    }
+
+    fn drain_data(&mut self, out: &mut Vec<u8>) {
+        let mut without_data = 0;
+        while out.len() < WRITE_BYTES && without_data < self.turns.len() {
+            let Some(key) = self.turns.pop_front() else {
+                return;
+            };
+            let Some(lane) = self.lanes.get_mut(&key) else {
+                continue;
+            };
+            let turn = if self.turns.is_empty() {
+                WRITE_BYTES - out.len()
+            } else {
+                TURN_BYTES
+            };
+            let taken = lane.data.take(out, turn);
+            self.bytes -= taken;
+            without_data = if taken == 0 { without_data + 1 } else { 0 };
+            if lane.is_empty() {
+                self.retire(&key);
+            } else {
+                self.turns.push_back(key);
+            }
+        }
+    }
+
+    fn retire(&mut self, key: &NodeKey) {
+        let Some(lane) = self.lanes.remove(key) else {
+            return;
+        };
+        let buffer = lane.data.into_buffer();
+        if buffer.capacity() > self.spare.capacity() {
+            self.spare = buffer;
+        }
+    }
+}
+
+impl Lane {
+    fn with(buffer: Vec<u8>) -> Self {
+        Self {
+            urgent: Chunk::default(),
+            data: Chunk::with(buffer),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.urgent.held() == 0 && self.data.held() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests;

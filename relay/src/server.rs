@@ -1,0 +1,400 @@
+//! A relay as one object: start it, ask where it listens, stop it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use derp::{Message, NodeKey, NodeSecret};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{interval, timeout};
+
+use crate::accept::{self, HalfOpen};
+use crate::admit::{Admission, AdmitError, AdmitRule};
+use crate::conn::NOT_ADMITTED;
+use crate::http;
+use crate::keyfile::{self, KeyFileError};
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::stun::StunServer;
+use crate::tls::{Tls, TlsError};
+
+/// How often certificates are read again.
+const TLS_RELOAD: Duration = Duration::from_secs(3600);
+/// Scrapes served at the same time.
+const MAX_SCRAPES: usize = 8;
+/// How long clients try to come back to a relay that restarts.
+const TRY_FOR: Duration = Duration::from_secs(30);
+
+/// What a relay is to do.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where DERP is served; port 0 for any.
+    pub listen: SocketAddr,
+    /// Certificate and key; plain HTTP without.
+    pub tls: Option<TlsFiles>,
+    /// Where STUN is served.
+    pub stun: Vec<SocketAddr>,
+    /// Who is let in.
+    pub admit: AdmitRule,
+    /// Where the relay's key is kept; a new one at each start without.
+    pub key: Option<PathBuf>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// Times.
+    pub timing: Timing,
+    /// Sizes.
+    pub limits: Limits,
+}
+
+/// Certificate chain and private key, both PEM.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The chain, the server's own first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// How long things take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// Between two KeepAlive frames; up to a twelfth more.
+    pub keepalive: Duration,
+    /// For TLS and HTTP, for the greeting, and for ClientInfo.
+    pub setup: Duration,
+    /// How long a client may take nothing while something waits for it.
+    pub write_stall: Duration,
+    /// Between two looks at the admit file.
+    pub reload: Duration,
+}
+
+/// How much there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections.
+    pub connections: usize,
+    /// Connections on which the handshake is not done.
+    pub half_open: usize,
+    /// The same, for one source address.
+    pub half_open_per_source: usize,
+}
+
+/// Why a relay does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The key file.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// The admit file.
+    #[error(transparent)]
+    Admit(#[from] AdmitError),
+    /// Certificate or key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {what}: {source}")]
+    Bind {
+        /// Which.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A relay that runs. Dropping it cuts all connections.
+#[derive(Debug)]
+pub struct Server {
+    context: Arc<Context>,
+    address: SocketAddr,
+    stun: Vec<SocketAddr>,
+    metrics: Option<SocketAddr>,
+    stop: watch::Sender<bool>,
+    accepting: AbortOnDrop,
+    _others: JoinSet<()>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) secret: NodeSecret,
+    pub(crate) public: NodeKey,
+    pub(crate) admission: Admission,
+    pub(crate) registry: Registry,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) half_open: Arc<HalfOpen>,
+    pub(crate) timing: Timing,
+    pub(crate) limits: Limits,
+}
+
+impl Config {
+    /// A relay on this address, with the usual times and sizes.
+    #[must_use]
+    pub fn new(listen: SocketAddr, admit: AdmitRule) -> Self {
+        Self {
+            listen,
+            tls: None,
+            stun: Vec::new(),
+            admit,
+            key: None,
+            metrics: None,
+            timing: Timing::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            keepalive: Duration::from_secs(60),
+            setup: Duration::from_secs(10),
+            write_stall: Duration::from_secs(10),
+            reload: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            half_open: 1024,
+            half_open_per_source: 256,
+        }
+    }
+}
+
+impl Server {
+    /// Binds everything and starts serving on the running tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] if a file is of no use or an address cannot be listened on. Nothing runs then.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let context = Arc::new(Context::new(&config)?);
+        let listener = bind(config.listen).await?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| cannot_bind(config.listen, source))?;
+        let stun =
+            StunServer::bind(&config.stun, Arc::clone(&context.metrics)).map_err(|source| {
+                StartError::Bind {
+                    what: format!("{:?} (UDP)", config.stun),
+                    source,
+                }
+            })?;
+        let (stop, stopped) = watch::channel(false);
+        let mut others = JoinSet::new();
+        let metrics = match config.metrics {
+            Some(address) => Some(serve_metrics(&context, &mut others, address).await?),
+            None => None,
+        };
+        let stun_addresses = spawn_stun(&mut others, stun);
+        spawn_reloads(&mut others, &context);
+        let accepting = tokio::spawn(accept::run(Arc::clone(&context), listener, stopped));
+        let accepting = AbortOnDrop(accepting);
+        Ok(Self {
+            context,
+            address,
+            stun: stun_addresses,
+            metrics,
+            stop,
+            accepting,
+            _others: others,
+        })
+    }
+
+    /// Where DERP is served.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where STUN is served, in the order of the configuration.
+    #[must_use]
+    pub fn stun_addresses(&self) -> &[SocketAddr] {
+        &self.stun
+    }
+
+    /// Where metrics are served.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
+    /// The relay's key.
+    #[must_use]
+    pub fn public_key(&self) -> NodeKey {
+        self.context.public
+    }
+
+    /// Tells all clients to come back soon, closes their connections and stops.
+    pub async fn shutdown(mut self) {
+        // The receiver lives as long as the task, which ends only here.
+        let _ = self.stop.send(true);
+        let reconnect_in = Duration::from_millis(200 + u64::from(rand::random::<u8>()) * 3);
+        let goodbye = Message::Restarting {
+            reconnect_in,
+            try_for: TRY_FOR,
+        };
+        self.context.registry.close_unless(|_| false, goodbye);
+        let _ = (&mut self.accepting.0).await;
+    }
+}
+
+impl Context {
+    fn new(config: &Config) -> Result<Self, StartError> {
+        let secret = match &config.key {
+            Some(path) => keyfile::load_or_make(path)?,
+            None => NodeSecret::generate(),
+        };
+        let public = secret.public();
+        let tls = config
+            .tls
+            .clone()
+            .map(|files| Tls::new(files, public))
+            .transpose()?;
+        let limits = config.limits;
+        Ok(Self {
+            public,
+            secret,
+            admission: Admission::new(&config.admit)?,
+            registry: Registry::default(),
+            metrics: Arc::new(Metrics::new()),
+            tls,
+            half_open: Arc::new(HalfOpen::new(limits.half_open, limits.half_open_per_source)),
+            timing: config.timing,
+            limits,
+        })
+    }
+
+    fn reload_admission(&self, last_error: &mut String) {
+        match self.admission.reload() {
+            Ok(changed) => {
+                last_error.clear();
+                if changed {
+                    let passes = |key: &NodeKey| self.admission.admits(key);
+                    let closed = self
+                        .registry
+                        .close_unless(passes, Message::Health(NOT_ADMITTED));
+                    tracing::info!(closed, "admit list changed");
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if *last_error != text {
+                    tracing::warn!(%error, "the admit list in force stays");
+                    *last_error = text;
+                }
+            }
+        }
+    }
+}
+
+/// A task that does not outlive its handle.
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| cannot_bind(address, source))
+}
+
+fn cannot_bind(address: SocketAddr, source: io::Error) -> StartError {
+    StartError::Bind {
+        what: address.to_string(),
+        source,
+    }
+}
+
+fn spawn_stun(tasks: &mut JoinSet<()>, stun: StunServer) -> Vec<SocketAddr> {
+    let stun = Arc::new(stun);
+    let addresses = stun.addresses();
+    for index in 0..addresses.len() {
+        let stun = Arc::clone(&stun);
+        tasks.spawn(async move { stun.serve(index).await });
+    }
+    addresses
+}
+
+fn spawn_reloads(tasks: &mut JoinSet<()>, context: &Arc<Context>) {
+    if context.admission.can_change() {
+        tasks.spawn(reload_admission(Arc::clone(context)));
+    }
+    if context.tls.is_some() {
+        tasks.spawn(reload_tls(Arc::clone(context)));
+    }
+}
+
+async fn reload_admission(context: Arc<Context>) {
+    let mut ticks = interval(context.timing.reload);
+    let mut last_error = String::new();
+    loop {
+        ticks.tick().await;
+        context.reload_admission(&mut last_error);
+    }
+}
+
+async fn reload_tls(context: Arc<Context>) {
+    loop {
+        tokio::time::sleep(TLS_RELOAD).await;
+        if let Some(Err(error)) = context.tls.as_ref().map(Tls::reload) {
+            tracing::warn!(%error, "the certificate in force stays");
+        }
+    }
+}
+
+async fn serve_metrics(
+    context: &Arc<Context>,
+    tasks: &mut JoinSet<()>,
+    address: SocketAddr,
+) -> Result<SocketAddr, StartError> {
+    let listener = bind(address).await?;
+    let bound = listener
+        .local_addr()
+        .map_err(|source| cannot_bind(address, source))?;
+    tasks.spawn(scrapes(Arc::clone(context), listener));
+    Ok(bound)
+}
+
+async fn scrapes(context: Arc<Context>, listener: TcpListener) {
+    let places = Arc::new(Semaphore::new(MAX_SCRAPES));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let context = Arc::clone(&context);
+        tokio::spawn(async move {
+            let _ = timeout(context.timing.setup, scrape(&context, stream)).await;
+            drop(place);
+        });
+    }
+}
+
+async fn scrape(context: &Context, mut stream: TcpStream) -> io::Result<()> {
+    if http::read_request(&mut stream).await.is_err() {
+        return Ok(());
+    }
+    let text = context.metrics.text(context.registry.load());
+    stream
+        .write_all(http::metrics_response(&text).as_bytes())
+        .await?;
+    stream.shutdown().await
+}

@@ -1,0 +1,31 @@
+# Sourced by the other scripts.
+export CARGO_BUILD_JOBS=${CARGO_BUILD_JOBS:-2}
+[ -z "${CI:-}" ] || export CARGO_INCREMENTAL=0
+export PATH=$PATH:/usr/sbin:/sbin
+
+# step NAME COMMAND...: runs it, prints how long it took, and its output only when it fails.
+step() {
+  local name=$1 start=$SECONDS log
+  shift
+  log=$(mktemp)
+  printf '%s ... ' "$name"
+  if "$@" >"$log" 2>&1; then
+    echo "ok ($((SECONDS - start)) s)"
+    rm -f "$log"
+  else
+    echo "FAILED ($((SECONDS - start)) s)"
+    cat "$log"
+    rm -f "$log"
+    return 1
+  fi
+}
+
+# Prints the path of cargo-deny; builds it once, into a cache outside the checkout.
+tool_cargo_deny() {
+  local version=0.20.2 root=${XDG_CACHE_HOME:-$HOME/.cache}/culvert/tools
+  if ! "$root/bin/cargo-deny" --version 2>/dev/null | grep -qx "cargo-deny $version"; then
+    echo "building cargo-deny $version, once" >&2
+    cargo install --quiet --locked cargo-deny --version "$version" --root "$root" >&2
+  fi
+  echo "$root/bin/cargo-deny"
+}

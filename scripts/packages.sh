@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that the given commands come from, and says which and why. Nothing is done when all are there.
+# usage: packages.sh [--quiet] COMMAND...
+set -euo pipefail
+
+package_of() {
+  case $1 in
+    cc) echo build-essential "compiles the C parts of the cipher library" ;;
+    nft) echo nftables "NAT routers of the lab, and the agent's own rules" ;;
+    iptables) echo iptables "hosts whose firewall is iptables" ;;
+    conntrack) echo conntrack "forgets flows that began before the agent" ;;
+    ip) echo iproute2 "network namespaces, links, routes" ;;
+    sysctl) echo procps "settings of the lab's routers" ;;
+    setpriv) echo util-linux "ends the lab's processes with the lab" ;;
+    *) echo "packages.sh: no package known for $1" >&2; exit 2 ;;
+  esac
+}
+
+missing=()
+for command in "$@"; do
+  PATH=$PATH:/usr/sbin:/sbin command -v "$command" >/dev/null || missing+=("$command")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+  echo "these commands are missing, and this is not Debian or Ubuntu; install them and try again: ${missing[*]}" >&2
+  exit 1
+fi
+if [ "$(id -u)" != 0 ]; then
+  echo "these commands are missing: ${missing[*]}; run as root, or install their packages and try again" >&2
+  exit 1
+fi
+packages=()
+for command in "${missing[@]}"; do
+  read -r package why < <(package_of "$command")
+  echo "installing $package: $why"
+  packages+=("$package")
+done
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
+  cat "$log" >&2
+  exit 1
+fi
