@@ -123,20 +123,20 @@ impl Engine for Host {
             .running
             .as_ref()
             .map_or((self.config.port, DEFAULT_MTU), |one| (one.port, one.mtu));
+        let order = Order {
+            tunnel: Some(Arc::clone(&tunnel)),
+            wanted: wanted(mesh, accepted),
+            desired: desired(mesh, accepted, running),
+        };
+        let obeyed = self.keeper.obey(order).await;
+        // A Peer in the status means that its routes stand: what is sent to it no longer leaves in the clear.
         self.view.store(Some(Arc::new(View {
-            tunnel: Arc::clone(&tunnel),
+            tunnel,
             peers: accepted.peers.clone(),
             port: running.0,
             mtu: running.1,
         })));
-        let desired = desired(mesh, accepted, running);
-        self.keeper
-            .obey(Order {
-                tunnel: Some(tunnel),
-                wanted: wanted(mesh, accepted),
-                desired,
-            })
-            .await
+        obeyed
     }
 
     fn reporter(&self) -> Arc<dyn Reporter> {

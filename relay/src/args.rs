@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser, ValueEnum};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::admit::AdmitRule;
 use crate::server::{Config, Limits, Timing, TlsFiles};
@@ -90,6 +91,16 @@ impl Args {
             },
         }
     }
+}
+
+/// Lets the process open as many files as it may, and says how many that is.
+#[must_use]
+pub fn raise_file_limit() -> usize {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return 1024;
+    };
+    let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_or(soft, |()| hard);
+    usize::try_from(raised).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use crate::accept::HalfOpenGuard;
-use crate::metrics::Reject;
+use crate::metrics::{DropReason, Reject};
 use crate::server::Context;
 
 /// How long a connection that we end stays open for reading, so that the other end sees our last frame.
@@ -115,6 +115,9 @@ pub(crate) async fn serve(
         result = write::run(context, &member, writer) => result,
     };
     context.registry.unregister(&member, reading.into_reached());
+    context
+        .metrics
+        .count_dropped(DropReason::gone_disconnected, member.queue.packets());
     tracing::debug!(?key, "client gone");
     result
 }

@@ -1,8 +1,8 @@
 //! The relay: forwards sealed packets between node keys over DERP, and answers STUN.
 //!
-//! Life of a packet: a connection's reading half ([`conn`]) takes all frames of one read, sorts runs of them by
-//! destination, finds the receiver in the [`registry`] and puts them into its [`queue`]; the receiver's writing half
-//! drains that queue into one write. Nothing waits for a slow receiver: its queue drops the oldest frames, per sender.
+//! Life of a packet: a connection's reading half (`conn`) takes all frames of one read, sorts runs of them by
+//! destination, finds the receiver in the `registry` and puts them into its `queue`; the receiver's writing half drains
+//! that queue into one write. Nothing waits for a slow receiver: its queue drops the oldest frames, per sender.
 
 mod accept;
 mod admit;
@@ -20,7 +20,7 @@ mod tls;
 mod waiting;
 
 pub use admit::{AdmitError, AdmitRule, BadLine};
-pub use args::{Args, LogFormat};
+pub use args::{Args, LogFormat, raise_file_limit};
 pub use keyfile::KeyFileError;
 pub use server::{Config, Limits, Server, StartError, Timing, TlsFiles};
 pub use tls::TlsError;

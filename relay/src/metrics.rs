@@ -42,7 +42,7 @@ pub(crate) enum Reject {
 /// Why a packet was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the label values as they are written")]
-pub(crate) enum Drop {
+pub(crate) enum DropReason {
     unknown_dest,
     queue_head,
     gone_disconnected,
@@ -66,7 +66,7 @@ struct RejectLabel {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DropLabel {
-    reason: Drop,
+    reason: DropReason,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -98,7 +98,7 @@ impl Metrics {
         self.rejected.get_or_create(&RejectLabel { reason }).inc();
     }
 
-    pub(crate) fn count_dropped(&self, reason: Drop, packets: u64) {
+    pub(crate) fn count_dropped(&self, reason: DropReason, packets: u64) {
         if packets > 0 {
             self.dropped
                 .get_or_create(&DropLabel { reason })
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn counters_appear_with_their_labels() {
         let metrics = Metrics::new();
-        metrics.count_dropped(Drop::queue_head, 3);
+        metrics.count_dropped(DropReason::queue_head, 3);
         metrics.count_rejected(Reject::not_admitted);
         let text = metrics.text((7, 0));
         assert!(

@@ -125,6 +125,13 @@ impl Queue {
         self.lock().drain(out)
     }
 
+    /// Packets that wait, and will never be written if the connection is gone.
+    pub(crate) fn packets(&self) -> u64 {
+        let state = self.lock();
+        let of_lane = |lane: &Lane| lane.urgent.frames() + lane.data.frames();
+        state.lanes.values().map(of_lane).sum()
+    }
+
     /// Waits until there may be something to drain.
     pub(crate) async fn wait(&self) {
         self.bell.notified().await;
@@ -246,19 +253,20 @@ impl State {
             let Some(lane) = self.lanes.get_mut(&key) else {
                 continue;
             };
+            let room = WRITE_BYTES - out.len();
             let turn = if self.turns.is_empty() {
-                WRITE_BYTES - out.len()
+                room
             } else {
-                TURN_BYTES
+                room.min(TURN_BYTES)
             };
             let taken = lane.data.take(out, turn);
             self.bytes -= taken;
-            without_data = if taken == 0 { without_data + 1 } else { 0 };
             if lane.is_empty() {
                 self.retire(&key);
-            } else {
-                self.turns.push_back(key);
+                continue;
             }
+            self.turns.push_back(key);
+            without_data = if taken == 0 { without_data + 1 } else { 0 };
         }
     }
 

@@ -7,10 +7,11 @@
 //! anything is buffered for them.
 
 mod buffer;
+mod decode;
 
 pub use buffer::{FrameBuffer, Frames};
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::key::{KEY_LEN, NodeKey};
@@ -294,7 +295,7 @@ impl<'a> Message<'a> {
     pub fn decode(frame: RawFrame<'a>) -> Result<Self, FrameError> {
         frame.kind.check_length(frame.payload.len())?;
         let malformed = FrameError::Payload { kind: frame.kind };
-        decode_payload(frame).ok_or(malformed)
+        decode::payload(frame).ok_or(malformed)
     }
 
     /// Appends the frame to `out`.
@@ -407,81 +408,6 @@ impl PeerGoneReason {
     }
 }
 
-fn decode_payload(RawFrame { kind, payload }: RawFrame<'_>) -> Option<Message<'_>> {
-    Some(match kind {
-        FrameType::ServerKey => {
-            let rest = payload.strip_prefix(&MAGIC)?;
-            Message::ServerKey {
-                key: take_key(rest)?.0,
-            }
-        }
-        FrameType::ClientInfo => Message::ClientInfo { sealed: payload },
-        FrameType::ServerInfo => Message::ServerInfo { sealed: payload },
-        FrameType::SendPacket => {
-            let (destination, packet) = take_key(payload)?;
-            Message::SendPacket {
-                destination,
-                packet,
-            }
-        }
-        FrameType::RecvPacket => {
-            let (source, packet) = take_key(payload)?;
-            Message::RecvPacket { source, packet }
-        }
-        FrameType::ForwardPacket => {
-            let (source, rest) = take_key(payload)?;
-            let (destination, packet) = take_key(rest)?;
-            Message::ForwardPacket {
-                source,
-                destination,
-                packet,
-            }
-        }
-        FrameType::KeepAlive => Message::KeepAlive,
-        FrameType::NotePreferred => Message::NotePreferred(*payload.first()? != 0),
-        FrameType::PeerGone => {
-            let (key, rest) = take_key(payload)?;
-            let reason = PeerGoneReason::from_byte(rest.first().copied().unwrap_or(0));
-            Message::PeerGone { key, reason }
-        }
-        FrameType::PeerPresent => decode_peer_present(payload)?,
-        FrameType::WatchConns => Message::WatchConns,
-        FrameType::ClosePeer => Message::ClosePeer {
-            key: take_key(payload)?.0,
-        },
-        FrameType::Ping => Message::Ping(*payload.first_chunk()?),
-        FrameType::Pong => Message::Pong(*payload.first_chunk()?),
-        FrameType::Health => Message::Health(std::str::from_utf8(payload).ok()?),
-        FrameType::Restarting => {
-            let (&reconnect, rest) = payload.split_first_chunk::<4>()?;
-            Message::Restarting {
-                reconnect_in: from_millis(reconnect),
-                try_for: from_millis(*rest.first_chunk()?),
-            }
-        }
-    })
-}
-
-/// 32 bytes are the key alone; 50 add the address, 51 the flags. Anything between counts as the shorter form.
-fn decode_peer_present(payload: &[u8]) -> Option<Message<'_>> {
-    let (key, rest) = take_key(payload)?;
-    let address = rest.first_chunk::<18>().and_then(address_from);
-    let flags = rest
-        .get(PEER_PRESENT_LEN - KEY_LEN - 1)
-        .copied()
-        .unwrap_or(0);
-    Some(Message::PeerPresent {
-        key,
-        address,
-        flags,
-    })
-}
-
-fn take_key(bytes: &[u8]) -> Option<(NodeKey, &[u8])> {
-    let (key, rest) = bytes.split_first_chunk::<KEY_LEN>()?;
-    Some((NodeKey::from_bytes(*key).ok()?, rest))
-}
-
 fn put_header(out: &mut Vec<u8>, kind: FrameType, length: usize) {
     let [a, b, c, d] = clamp_length(length).to_be_bytes();
     out.extend_from_slice(&[kind as u8, a, b, c, d]);
@@ -503,10 +429,6 @@ fn millis(duration: Duration) -> [u8; 4] {
         .to_be_bytes()
 }
 
-fn from_millis(bytes: [u8; 4]) -> Duration {
-    Duration::from_millis(u32::from_be_bytes(bytes).into())
-}
-
 /// An address as 16 + 2 bytes, IPv4 mapped into IPv6; zeros for none.
 fn address_bytes(address: Option<SocketAddr>) -> [u8; 18] {
     let mut bytes = [0; 18];
@@ -519,13 +441,6 @@ fn address_bytes(address: Option<SocketAddr>) -> [u8; 18] {
     left.copy_from_slice(&ip.octets());
     right.copy_from_slice(&address.port().to_be_bytes());
     bytes
-}
-
-fn address_from(bytes: &[u8; 18]) -> Option<SocketAddr> {
-    let (ip, rest) = bytes.split_first_chunk::<16>()?;
-    let ip = Ipv6Addr::from(*ip);
-    let port = u16::from_be_bytes(*rest.first_chunk()?);
-    (!ip.is_unspecified()).then(|| SocketAddr::new(ip.to_canonical(), port))
 }
 
 #[cfg(test)]

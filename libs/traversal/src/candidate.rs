@@ -128,7 +128,10 @@ pub(crate) fn is_private(ip: IpAddr) -> bool {
 pub(crate) fn capped(candidates: &[Candidate]) -> Vec<Candidate> {
     let mut kept: Vec<Candidate> = Vec::new();
     for candidate in candidates {
-        let of_kind = kept.iter().filter(|other| other.kind == candidate.kind).count();
+        let of_kind = kept
+            .iter()
+            .filter(|other| other.kind == candidate.kind)
+            .count();
         let known = kept.iter().any(|other| other.address == candidate.address);
         if !known && of_kind < candidate.kind.limit() && kept.len() < MAX_CANDIDATES {
             kept.push(*candidate);
@@ -169,10 +172,17 @@ fn routable_v6(ip: Ipv6Addr) -> Result<(), Refusal> {
 mod tests {
     use super::*;
 
-    const NOWHERE: CandidateContext<'_> = CandidateContext { own_prefixes: &[], connected: &[], same_public_ip: false };
+    const NOWHERE: CandidateContext<'_> = CandidateContext {
+        own_prefixes: &[],
+        connected: &[],
+        same_public_ip: false,
+    };
 
     fn candidate(text: &str) -> Candidate {
-        Candidate { kind: CandidateKind::Host, address: text.parse().unwrap() }
+        Candidate {
+            kind: CandidateKind::Host,
+            address: text.parse().unwrap(),
+        }
     }
 
     #[test]
@@ -203,13 +213,23 @@ mod tests {
             ("[fd12::1]:1", Refusal::Private),
         ];
         for (text, refusal) in cases {
-            assert_eq!(acceptable(&candidate(text), &NOWHERE), Err(refusal), "{text}");
+            assert_eq!(
+                acceptable(&candidate(text), &NOWHERE),
+                Err(refusal),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn accepts_public_and_documentation_addresses() {
-        for text in ["203.0.113.9:1", "198.51.100.1:65535", "8.8.8.8:53", "100.128.0.1:1", "[2001:db8::1]:1"] {
+        for text in [
+            "203.0.113.9:1",
+            "198.51.100.1:65535",
+            "8.8.8.8:53",
+            "100.128.0.1:1",
+            "[2001:db8::1]:1",
+        ] {
             assert_eq!(acceptable(&candidate(text), &NOWHERE), Ok(()), "{text}");
         }
     }
@@ -217,24 +237,43 @@ mod tests {
     #[test]
     fn private_addresses_need_a_shared_network() {
         let connected = ["192.168.7.0/24".parse().unwrap()];
-        let attached = CandidateContext { connected: &connected, ..NOWHERE };
+        let attached = CandidateContext {
+            connected: &connected,
+            ..NOWHERE
+        };
         assert_eq!(acceptable(&candidate("192.168.7.9:1"), &attached), Ok(()));
-        assert_eq!(acceptable(&candidate("192.168.8.9:1"), &attached), Err(Refusal::Private));
-        let same = CandidateContext { same_public_ip: true, ..NOWHERE };
+        assert_eq!(
+            acceptable(&candidate("192.168.8.9:1"), &attached),
+            Err(Refusal::Private)
+        );
+        let same = CandidateContext {
+            same_public_ip: true,
+            ..NOWHERE
+        };
         assert_eq!(acceptable(&candidate("192.168.8.9:1"), &same), Ok(()));
     }
 
     #[test]
     fn own_ranges_are_refused_even_when_connected() {
         let pods = ["10.1.0.0/16".parse().unwrap()];
-        let context = CandidateContext { own_prefixes: &pods, connected: &pods, same_public_ip: true };
-        assert_eq!(acceptable(&candidate("10.1.2.3:1"), &context), Err(Refusal::OwnRange));
+        let context = CandidateContext {
+            own_prefixes: &pods,
+            connected: &pods,
+            same_public_ip: true,
+        };
+        assert_eq!(
+            acceptable(&candidate("10.1.2.3:1"), &context),
+            Err(Refusal::OwnRange)
+        );
     }
 
     #[test]
     fn limits_hold_per_kind_and_in_total() {
         let many = |kind, net: u8| {
-            (1..=50).map(move |host| Candidate { kind, address: SocketAddr::from(([203, 0, net, host], 1)) })
+            (1..=50).map(move |host| Candidate {
+                kind,
+                address: SocketAddr::from(([203, 0, net, host], 1)),
+            })
         };
         let all: Vec<_> = many(CandidateKind::Host, 1)
             .chain(many(CandidateKind::PortMapped, 2))
@@ -243,7 +282,12 @@ mod tests {
             .collect();
         let kept = capped(&all);
         assert_eq!(kept.len(), 6 + 6 + 4);
-        assert_eq!(kept.iter().filter(|kept| kept.kind == CandidateKind::Reflexive).count(), 4);
+        assert_eq!(
+            kept.iter()
+                .filter(|kept| kept.kind == CandidateKind::Reflexive)
+                .count(),
+            4
+        );
         let mut addresses: Vec<_> = kept.iter().map(|kept| kept.address).collect();
         addresses.dedup();
         assert_eq!(addresses.len(), kept.len(), "the same address twice");

@@ -181,9 +181,16 @@ impl Control {
     fn read(kind: u8, body: &mut Reader<'_>) -> Option<Self> {
         Some(match kind {
             1 => Self::Hello(Hello::read(body)?),
-            2 => Self::Barrier { epoch: body.u64()?, round: body.u32()?, seen: body.u32()? },
+            2 => Self::Barrier {
+                epoch: body.u64()?,
+                round: body.u32()?,
+                seen: body.u32()?,
+            },
             3 => Self::Probe { id: body.u64()? },
-            4 => Self::ProbeReply { id: body.u64()?, observed: body.address()? },
+            4 => Self::ProbeReply {
+                id: body.u64()?,
+                observed: body.address()?,
+            },
             5 => Self::Marker { id: body.u64()? },
             6 => Self::MarkerReply { id: body.u64()? },
             7 => Self::Bye,
@@ -207,7 +214,10 @@ impl Hello {
         body.u8(wire::mapping(self.mapping));
         body.u8(wire::filtering(self.filtering));
         body.u8(wire::udp(self.udp));
-        let candidates = self.candidates.get(..MAX_CANDIDATES).unwrap_or(&self.candidates);
+        let candidates = self
+            .candidates
+            .get(..MAX_CANDIDATES)
+            .unwrap_or(&self.candidates);
         body.u8(u8::try_from(candidates.len()).unwrap_or(u8::MAX));
         for candidate in candidates {
             body.u8(wire::kind(candidate.kind));
@@ -224,7 +234,10 @@ impl Hello {
 
     fn read(body: &mut Reader<'_>) -> Option<Self> {
         let (epoch, seq, flags) = (body.u64()?, body.u32()?, body.u8()?);
-        let ack = Ack { epoch: body.u64()?, seq: body.u32()? };
+        let ack = Ack {
+            epoch: body.u64()?,
+            seq: body.u32()?,
+        };
         let mapping = wire::read_mapping(body.u8()?);
         let filtering = wire::read_filtering(body.u8()?);
         let udp = wire::read_udp(body.u8()?);
@@ -256,7 +269,15 @@ fn read_candidates(body: &mut Reader<'_>) -> Option<Vec<Candidate>> {
 
 fn packet(body: &[u8]) -> Vec<u8> {
     let len = u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes();
-    [&[0x60, 0, 0, 0], &len[..], &[NEXT_HEADER, 1], &SOURCE.octets(), &DESTINATION.octets(), body].concat()
+    [
+        &[0x60, 0, 0, 0],
+        &len[..],
+        &[NEXT_HEADER, 1],
+        &SOURCE.octets(),
+        &DESTINATION.octets(),
+        body,
+    ]
+    .concat()
 }
 
 /// What the IPv6 header says is the payload; padding behind it is left out.
@@ -289,9 +310,14 @@ mod tests {
     }
 
     fn hello() -> impl Strategy<Value = Hello> {
-        let ack = prop::option::of((any::<u64>(), any::<u32>()).prop_map(|(epoch, seq)| Ack { epoch, seq }));
-        let mapping =
-            prop::sample::select(vec![Mapping::Unknown, Mapping::EndpointIndependent, Mapping::EndpointDependent]);
+        let ack = prop::option::of(
+            (any::<u64>(), any::<u32>()).prop_map(|(epoch, seq)| Ack { epoch, seq }),
+        );
+        let mapping = prop::sample::select(vec![
+            Mapping::Unknown,
+            Mapping::EndpointIndependent,
+            Mapping::EndpointDependent,
+        ]);
         let filtering = prop::sample::select(vec![
             Filtering::Unknown,
             Filtering::EndpointIndependent,
@@ -300,27 +326,42 @@ mod tests {
         ]);
         let udp = prop::sample::select(vec![Udp::Unknown, Udp::Works, Udp::Blocked]);
         let candidates = prop::collection::vec(candidate(), 0..40).prop_map(|all| capped(&all));
-        (any::<(u64, u32, bool, bool)>(), ack, mapping, filtering, udp, candidates).prop_map(
-            |((epoch, seq, awake, wants_answer), ack, mapping, filtering, udp, candidates)| Hello {
-                epoch,
-                seq,
-                ack,
-                mapping,
-                filtering,
-                udp,
-                awake,
-                wants_answer,
-                candidates,
-            },
+        (
+            any::<(u64, u32, bool, bool)>(),
+            ack,
+            mapping,
+            filtering,
+            udp,
+            candidates,
         )
+            .prop_map(
+                |((epoch, seq, awake, wants_answer), ack, mapping, filtering, udp, candidates)| {
+                    Hello {
+                        epoch,
+                        seq,
+                        ack,
+                        mapping,
+                        filtering,
+                        udp,
+                        awake,
+                        wants_answer,
+                        candidates,
+                    }
+                },
+            )
     }
 
     fn control() -> impl Strategy<Value = Control> {
         prop_oneof![
             hello().prop_map(Control::Hello),
-            any::<(u64, u32, u32)>().prop_map(|(epoch, round, seen)| Control::Barrier { epoch, round, seen }),
+            any::<(u64, u32, u32)>().prop_map(|(epoch, round, seen)| Control::Barrier {
+                epoch,
+                round,
+                seen
+            }),
             any::<u64>().prop_map(|id| Control::Probe { id }),
-            (any::<u64>(), address()).prop_map(|(id, observed)| Control::ProbeReply { id, observed }),
+            (any::<u64>(), address())
+                .prop_map(|(id, observed)| Control::ProbeReply { id, observed }),
             any::<u64>().prop_map(|id| Control::Marker { id }),
             any::<u64>().prop_map(|id| Control::MarkerReply { id }),
             Just(Control::Bye),
@@ -365,7 +406,13 @@ mod tests {
         expected.extend(SOURCE.octets());
         expected.extend(DESTINATION.octets());
         expected.extend([1, 3, 1, 2, 3, 4, 5, 6, 7, 8]);
-        assert_eq!(Control::Probe { id: 0x0102_0304_0506_0708 }.encode(), expected);
+        assert_eq!(
+            Control::Probe {
+                id: 0x0102_0304_0506_0708
+            }
+            .encode(),
+            expected
+        );
     }
 
     #[test]

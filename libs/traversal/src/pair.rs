@@ -170,7 +170,11 @@ impl Pair {
             entropy,
             session: false,
             relay: Relay::default(),
-            traffic: Traffic { sent: None, any: now, asleep: false },
+            traffic: Traffic {
+                sent: None,
+                any: now,
+                asleep: false,
+            },
             exchange: Exchange::new(epoch, &local),
             local,
             outdated: false,
@@ -212,7 +216,9 @@ impl Pair {
     pub fn handle_local(&mut self, now: Instant, local: Local) {
         let before = self.exchange.candidates_seq();
         self.local = local;
-        if self.exchange.offer(now, &self.local, !self.traffic.asleep) && before != self.exchange.candidates_seq() {
+        if self.exchange.offer(now, &self.local, !self.traffic.asleep)
+            && before != self.exchange.candidates_seq()
+        {
             self.try_again(now);
         }
         self.drive(now);
@@ -249,7 +255,9 @@ impl Pair {
         self.relay.peer_missing = false;
         match message {
             Control::Hello(hello) => self.handle_hello(now, hello),
-            Control::Barrier { epoch, round, seen } => self.handle_barrier(now, epoch, Barrier { round, seen }),
+            Control::Barrier { epoch, round, seen } => {
+                self.handle_barrier(now, epoch, Barrier { round, seen })
+            }
             Control::Probe { id } => self.handle_probe(now, via, id),
             Control::ProbeReply { id, .. } => self.handle_reply(now, via, id),
             Control::Marker { id } => self.answer_marker(now, id),
@@ -289,7 +297,11 @@ impl Pair {
         let Path::Direct(address) = via else { return };
         self.ladder.skip(address);
         self.probes.forget(address);
-        if self.hold.as_ref().is_some_and(|hold| hold.target == address) {
+        if self
+            .hold
+            .as_ref()
+            .is_some_and(|hold| hold.target == address)
+        {
             self.cancel_hold();
         }
         if self.path() == via && self.relay.up {
@@ -331,7 +343,9 @@ impl Pair {
 
     /// The path that data is on, or will be once the events are carried out.
     pub fn path(&self) -> Path {
-        self.direct.as_ref().map_or(Path::Relay, |direct| Path::Direct(direct.address))
+        self.direct
+            .as_ref()
+            .map_or(Path::Relay, |direct| Path::Direct(direct.address))
     }
 
     /// Whether the pair has a session and does not sleep.
@@ -364,7 +378,10 @@ impl Pair {
     }
 
     fn handle_barrier(&mut self, now: Instant, epoch: u64, barrier: Barrier) {
-        let known = self.exchange.remote().is_some_and(|remote| remote.epoch == epoch);
+        let known = self
+            .exchange
+            .remote()
+            .is_some_and(|remote| remote.epoch == epoch);
         if !known || !self.ladder.handle_barrier(now, barrier) {
             return;
         }
@@ -384,7 +401,8 @@ impl Pair {
             Path::Direct(address) => address,
             Path::Relay => SocketAddr::from(([0, 0, 0, 0], 0)),
         };
-        self.outbox.push(now, via, None, Control::ProbeReply { id, observed });
+        self.outbox
+            .push(now, via, None, Control::ProbeReply { id, observed });
         let Path::Direct(address) = via else { return };
         if self.probes.heard(now, address) && !self.traffic.asleep {
             self.probe(now, via, None);
@@ -392,11 +410,14 @@ impl Pair {
     }
 
     fn handle_reply(&mut self, now: Instant, via: Path, id: u64) {
-        let Some(answered) = self.probes.answered(now, id, via) else { return };
+        let Some(answered) = self.probes.answered(now, id, via) else {
+            return;
+        };
         match (via, &mut self.direct) {
             (Path::Relay, _) => {
                 let old = self.relay.measured;
-                self.relay.measured = Some(old.map_or(answered.rtt, |old| (old * 3 + answered.rtt) / 4));
+                self.relay.measured =
+                    Some(old.map_or(answered.rtt, |old| (old * 3 + answered.rtt) / 4));
             }
             (Path::Direct(address), Some(direct)) if direct.address == address => {
                 direct.answered(now, answered.sent, answered.rtt);
@@ -425,7 +446,9 @@ impl Pair {
 
     /// Data flows again after a silence: is the path still there?
     fn distrust(&mut self, now: Instant) {
-        let Some(direct) = &mut self.direct else { return };
+        let Some(direct) = &mut self.direct else {
+            return;
+        };
         direct.hurry();
         if direct.is_stale(now) && self.relay.up {
             self.demote(now);

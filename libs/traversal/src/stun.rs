@@ -90,8 +90,12 @@ pub enum ParseError {
 
 /// Whether a datagram is STUN rather than WireGuard, whose first bytes are alike: the cookie decides.
 pub fn is_stun(datagram: &[u8]) -> bool {
-    let Some(header) = Header::read(datagram) else { return false };
-    header.cookie == MAGIC_COOKIE && header.kind & 0xc000 == 0 && HEADER + header.len == datagram.len()
+    let Some(header) = Header::read(datagram) else {
+        return false;
+    };
+    header.cookie == MAGIC_COOKIE
+        && header.kind & 0xc000 == 0
+        && HEADER + header.len == datagram.len()
 }
 
 /// A Binding request: SOFTWARE, CHANGE-REQUEST if something is to change, filler, FINGERPRINT.
@@ -127,8 +131,18 @@ pub fn parse_response(datagram: &[u8]) -> Result<Response, ParseError> {
     for attribute in attributes(datagram) {
         found.note(attribute?, header.transaction, datagram)?;
     }
-    let mapped = found.xor.or(found.old_xor).or(found.plain).filter(usable).ok_or(ParseError::Mapped)?;
-    Ok(Response { transaction: header.transaction, mapped, other: found.other, origin: found.origin })
+    let mapped = found
+        .xor
+        .or(found.old_xor)
+        .or(found.plain)
+        .filter(usable)
+        .ok_or(ParseError::Mapped)?;
+    Ok(Response {
+        transaction: header.transaction,
+        mapped,
+        other: found.other,
+        origin: found.origin,
+    })
 }
 
 struct Header {
@@ -172,13 +186,20 @@ fn attributes(message: &[u8]) -> impl Iterator<Item = Result<Attribute<'_>, Pars
         }
         count += 1;
         let offset = message.len() - rest.len();
-        let next = (count <= MAX_ATTRIBUTES).then(|| split_attribute(rest)).flatten();
+        let next = (count <= MAX_ATTRIBUTES)
+            .then(|| split_attribute(rest))
+            .flatten();
         let Some((kind, value, after)) = next else {
             rest = &[];
             return Some(Err(ParseError::Attributes));
         };
         rest = after;
-        Some(Ok(Attribute { kind, value, offset, is_last: after.is_empty() }))
+        Some(Ok(Attribute {
+            kind,
+            value,
+            offset,
+            is_last: after.is_empty(),
+        }))
     })
 }
 
@@ -203,7 +224,12 @@ struct Found {
 }
 
 impl Found {
-    fn note(&mut self, attribute: Attribute<'_>, id: TransactionId, message: &[u8]) -> Result<(), ParseError> {
+    fn note(
+        &mut self,
+        attribute: Attribute<'_>,
+        id: TransactionId,
+        message: &[u8],
+    ) -> Result<(), ParseError> {
         let Attribute { kind, value, .. } = attribute;
         let (place, mask) = match kind {
             XOR_MAPPED_ADDRESS => (&mut self.xor, true),
@@ -221,9 +247,13 @@ impl Found {
 }
 
 fn check_fingerprint(attribute: &Attribute<'_>, message: &[u8]) -> Result<(), ParseError> {
-    let covered = message.get(..attribute.offset).ok_or(ParseError::Fingerprint)?;
+    let covered = message
+        .get(..attribute.offset)
+        .ok_or(ParseError::Fingerprint)?;
     let expected = (crc32(covered) ^ FINGERPRINT_XOR).to_be_bytes();
-    (attribute.is_last && attribute.value == expected).then_some(()).ok_or(ParseError::Fingerprint)
+    (attribute.is_last && attribute.value == expected)
+        .then_some(())
+        .ok_or(ParseError::Fingerprint)
 }
 
 /// `0 | family u8 | port u16 | address`, of exactly the family's length.
@@ -248,7 +278,9 @@ fn xor(address: SocketAddr, transaction: TransactionId) -> SocketAddr {
             let (cookie, id) = mask.split_at_mut(4);
             cookie.copy_from_slice(&MAGIC_COOKIE.to_be_bytes());
             id.copy_from_slice(&transaction.0);
-            IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() ^ u128::from_be_bytes(mask)))
+            IpAddr::V6(Ipv6Addr::from_bits(
+                ip.to_bits() ^ u128::from_be_bytes(mask),
+            ))
         }
     };
     SocketAddr::new(ip, address.port() ^ u16::from_be_bytes([first, second]))
@@ -284,7 +316,8 @@ pub(crate) mod server {
 
     /// Transaction and wish of a Binding request.
     pub(crate) fn parse_request(datagram: &[u8]) -> Option<(TransactionId, Change)> {
-        let header = Header::read(datagram).filter(|header| is_stun(datagram) && header.kind == BINDING_REQUEST)?;
+        let header = Header::read(datagram)
+            .filter(|header| is_stun(datagram) && header.kind == BINDING_REQUEST)?;
         let mut change = Change::Nothing;
         for attribute in attributes(datagram) {
             let attribute = attribute.ok()?;
@@ -299,13 +332,21 @@ pub(crate) mod server {
     }
 
     /// A Binding success response.
-    pub(crate) fn response(transaction: TransactionId, mapped: SocketAddr, other: Option<SocketAddr>) -> Vec<u8> {
+    pub(crate) fn response(
+        transaction: TransactionId,
+        mapped: SocketAddr,
+        other: Option<SocketAddr>,
+    ) -> Vec<u8> {
         let mut message = Vec::new();
         message.extend(BINDING_SUCCESS.to_be_bytes());
         message.extend([0; 2]);
         message.extend(MAGIC_COOKIE.to_be_bytes());
         message.extend(transaction.0);
-        push_attribute(&mut message, XOR_MAPPED_ADDRESS, &address(xor(mapped, transaction)));
+        push_attribute(
+            &mut message,
+            XOR_MAPPED_ADDRESS,
+            &address(xor(mapped, transaction)),
+        );
         if let Some(other) = other {
             push_attribute(&mut message, OTHER_ADDRESS, &address(other));
         }

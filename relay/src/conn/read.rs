@@ -8,14 +8,14 @@ use tokio::io::{AsyncReadExt as _, ReadHalf};
 
 use super::{ConnError, Transport};
 use crate::bucket::{Bucket, Rate};
-use crate::metrics::Drop;
+use crate::metrics::DropReason;
 use crate::registry::{Member, Reached};
 use crate::server::Context;
 
 /// How often a client is told that somebody is not here.
 const NOT_HERE: Rate = Rate {
-    per_second: 8.0,
-    burst: 32.0,
+    per_second: 64.0,
+    burst: 256.0,
 };
 /// What probes of other DERP clients begin with, and the least they measure.
 const DISCO_MAGIC: [u8; 6] = [0x54, 0x53, 0xf0, 0x9f, 0x92, 0xac];
@@ -145,11 +145,11 @@ impl Sender<'_> {
                 let dropped = receiver.queue.push(self.member.key(), &run.packets);
                 self.reached.note(&receiver);
                 metrics.packets_out.inc_by(count.saturating_sub(dropped));
-                metrics.count_dropped(Drop::queue_head, dropped);
+                metrics.count_dropped(DropReason::queue_head, dropped);
                 tracing::trace!(source = ?self.member.key(), ?destination, count, dropped, "forwarded");
             }
             None => {
-                metrics.count_dropped(Drop::unknown_dest, count);
+                metrics.count_dropped(DropReason::unknown_dest, count);
                 if run.packets.iter().any(|packet| wants_answer(packet)) {
                     self.not_here(destination);
                 }
@@ -158,20 +158,25 @@ impl Sender<'_> {
         run.packets.clear();
     }
 
-    /// Tells the client that nobody has this key, and remembers to tell it when somebody comes.
+    /// Tells the client that nobody has this key, and remembers to tell it when somebody comes. Both cost more than
+    /// forwarding, so both are limited.
     fn not_here(&mut self, key: NodeKey) {
         let now = Instant::now();
-        if !self.context.registry.wait_for(now, key, *self.member.key()) {
+        if !self.not_here.take(NOT_HERE, now) {
+            return;
+        }
+        let queue = &self.member.queue;
+        if self.context.registry.wait_for(now, key, *self.member.key()) {
+            queue.push_control(Message::PeerGone {
+                key,
+                reason: PeerGoneReason::NotHere,
+            });
+        } else {
             // It has come in between; the next packet will reach it.
-            self.member.queue.push_control(Message::PeerPresent {
+            queue.push_control(Message::PeerPresent {
                 key,
                 address: None,
                 flags: 0,
-            });
-        } else if self.not_here.take(NOT_HERE, now) {
-            self.member.queue.push_control(Message::PeerGone {
-                key,
-                reason: PeerGoneReason::NotHere,
             });
         }
     }

@@ -36,6 +36,11 @@ impl Chunk {
         self.bytes.len() - self.head
     }
 
+    /// Frames in the chunk.
+    pub(super) fn frames(&self) -> u64 {
+        u64::try_from(self.frames.len()).unwrap_or(u64::MAX)
+    }
+
     /// Drops the oldest frame; says how long it was, 0 if there is none.
     pub(super) fn drop_oldest(&mut self) -> usize {
         let length = self.frames.pop_front().unwrap_or(0);

@@ -27,7 +27,10 @@ impl Writer {
     /// `family u8 (4 or 6) | port u16 | address`, masked.
     pub(super) fn address(&mut self, address: SocketAddr) {
         let (family, ip) = match address.ip() {
-            IpAddr::V4(ip) => (4, (u128::from(ip.to_bits()) << 96 ^ MASK).to_be_bytes()[..4].to_vec()),
+            IpAddr::V4(ip) => (
+                4,
+                (u128::from(ip.to_bits()) << 96 ^ MASK).to_be_bytes()[..4].to_vec(),
+            ),
             IpAddr::V6(ip) => (6, (ip.to_bits() ^ MASK).to_be_bytes().to_vec()),
         };
         self.u8(family);
@@ -64,9 +67,13 @@ impl Reader<'_> {
             4 => {
                 let [a, b, c, d, ..] = MASK.to_be_bytes();
                 let masked = u32::from_be_bytes(self.take()?);
-                IpAddr::V4(Ipv4Addr::from_bits(masked ^ u32::from_be_bytes([a, b, c, d])))
+                IpAddr::V4(Ipv4Addr::from_bits(
+                    masked ^ u32::from_be_bytes([a, b, c, d]),
+                ))
             }
-            6 => IpAddr::V6(Ipv6Addr::from_bits(u128::from_be_bytes(self.take()?) ^ MASK)),
+            6 => IpAddr::V6(Ipv6Addr::from_bits(
+                u128::from_be_bytes(self.take()?) ^ MASK,
+            )),
             _ => return None,
         };
         Some(SocketAddr::new(ip, port))

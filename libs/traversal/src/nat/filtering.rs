@@ -56,11 +56,16 @@ impl FilteringTest {
 
     pub(super) fn advance(&mut self, now: Instant) -> impl Iterator<Item = StunTransmit> {
         // The plain one first: it is what opens the NAT for the others.
-        [&mut self.plain, &mut self.port, &mut self.ip].into_iter().filter_map(move |request| request.advance(now))
+        [&mut self.plain, &mut self.port, &mut self.ip]
+            .into_iter()
+            .filter_map(move |request| request.advance(now))
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
-        [&self.plain, &self.port, &self.ip].into_iter().filter_map(Request::due).min()
+        [&self.plain, &self.port, &self.ip]
+            .into_iter()
+            .filter_map(Request::due)
+            .min()
     }
 
     /// The outcome as soon as nothing can change it; silence of the server itself proves nothing.
@@ -74,7 +79,9 @@ impl FilteringTest {
         }
         match (plain, port, ip) {
             (_, State::Answered, State::Failed) => Some(Filtering::AddressDependent),
-            (State::Answered, State::Failed, State::Failed) => Some(Filtering::AddressAndPortDependent),
+            (State::Answered, State::Failed, State::Failed) => {
+                Some(Filtering::AddressAndPortDependent)
+            }
             (State::Failed, State::Failed, State::Failed) => Some(Filtering::Unknown),
             _ => None,
         }

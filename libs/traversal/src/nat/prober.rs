@@ -8,9 +8,9 @@ use super::filtering::FilteringTest;
 use super::mapping::{Answer, Evidence};
 use super::request::{Request, State};
 use super::{Filtering, Mapping, NatEvent, NatProfile, StunSocket, StunTransmit, Udp};
+use crate::Entropy;
 use crate::candidate::{Candidate, CandidateContext, CandidateKind, acceptable};
 use crate::stun::{self, Change, Response};
-use crate::Entropy;
 
 /// How often to ask while some tunnel is in use: it also keeps the mapping alive.
 const ACTIVE: Duration = Duration::from_secs(25);
@@ -93,7 +93,9 @@ impl NatProber {
 
     /// The STUN servers to ask; may be empty, which forgets the profile after a minute.
     pub fn set_servers(&mut self, now: Instant, servers: Vec<SocketAddr>) {
-        self.targets.retain(|address, target| servers.contains(target.named_by.as_ref().unwrap_or(address)));
+        self.targets.retain(|address, target| {
+            servers.contains(target.named_by.as_ref().unwrap_or(address))
+        });
         for server in servers {
             if let Some(target) = self.targets.get_mut(&server) {
                 target.named_by = None;
@@ -101,7 +103,10 @@ impl NatProber {
                 self.ask(now, server, None);
             }
         }
-        self.round.orphaned = self.targets.is_empty().then(|| self.round.orphaned.unwrap_or(now));
+        self.round.orphaned = self
+            .targets
+            .is_empty()
+            .then(|| self.round.orphaned.unwrap_or(now));
         self.advance(now);
     }
 
@@ -119,9 +124,18 @@ impl NatProber {
 
     /// Asks again now, at most once a second: the network has changed, a relay is back, or a path was lost.
     pub fn refresh(&mut self, now: Instant) {
-        let earliest = self.round.started.map_or(now, |started| (started + LEAST).max(now));
-        self.round.again = Some(self.round.again.map_or(earliest, |again| again.min(earliest)));
-        self.filtering_done = self.filtering_done.filter(|done| now < *done + FILTERING_LEAST);
+        let earliest = self
+            .round
+            .started
+            .map_or(now, |started| (started + LEAST).max(now));
+        self.round.again = Some(
+            self.round
+                .again
+                .map_or(earliest, |again| again.min(earliest)),
+        );
+        self.filtering_done = self
+            .filtering_done
+            .filter(|done| now < *done + FILTERING_LEAST);
         self.advance(now);
     }
 
@@ -131,11 +145,22 @@ impl NatProber {
     }
 
     /// A STUN message arrived; `true` if it answers one of ours.
-    pub fn handle_packet(&mut self, now: Instant, socket: StunSocket, from: SocketAddr, bytes: &[u8]) -> bool {
-        let Ok(response) = stun::parse_response(bytes) else { return false };
+    pub fn handle_packet(
+        &mut self,
+        now: Instant,
+        socket: StunSocket,
+        from: SocketAddr,
+        bytes: &[u8],
+    ) -> bool {
+        let Ok(response) = stun::parse_response(bytes) else {
+            return false;
+        };
         let known = match socket {
             StunSocket::Data => self.handle_answer(now, from, &response),
-            StunSocket::Fresh => self.filtering.as_mut().is_some_and(|test| test.handle(from, &response)),
+            StunSocket::Fresh => self
+                .filtering
+                .as_mut()
+                .is_some_and(|test| test.handle(from, &response)),
         };
         if known {
             self.advance(now);
@@ -160,10 +185,17 @@ impl NatProber {
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let requests = self.targets.values().filter_map(|target| target.request.due());
+        let requests = self
+            .targets
+            .values()
+            .filter_map(|target| target.request.due());
         let filtering = self.filtering.as_ref().and_then(FilteringTest::due);
         let orphaned = self.round.orphaned.map(|since| since + ORPHANED);
-        requests.chain(filtering).chain(self.next_round()).chain(orphaned).min()
+        requests
+            .chain(filtering)
+            .chain(self.next_round())
+            .chain(orphaned)
+            .min()
     }
 
     /// What is known now.
@@ -172,14 +204,19 @@ impl NatProber {
     }
 
     fn handle_answer(&mut self, now: Instant, from: SocketAddr, response: &Response) -> bool {
-        let Some(target) = self.targets.get_mut(&from) else { return false };
+        let Some(target) = self.targets.get_mut(&from) else {
+            return false;
+        };
         if !target.request.is_pending() || target.request.id != response.transaction {
             return false;
         }
         target.request.state = State::Answered;
         target.mapped = Some(response.mapped);
         let named = target.named_by;
-        if let Some(other) = response.other.filter(|other| named.is_none() && may_ask(from, *other)) {
+        if let Some(other) = response
+            .other
+            .filter(|other| named.is_none() && may_ask(from, *other))
+        {
             target.second_ip = other.ip() != from.ip();
             self.ask(now, other, Some(from));
         }
@@ -193,24 +230,49 @@ impl NatProber {
         if self.targets.contains_key(&to) || self.targets.len() >= MAX_TARGETS {
             return;
         }
-        let request = Request::new(now, self.entropy.as_mut(), StunSocket::Data, to, Change::Nothing);
-        self.targets.insert(to, Target { request, mapped: None, named_by, second_ip: false });
+        let request = Request::new(
+            now,
+            self.entropy.as_mut(),
+            StunSocket::Data,
+            to,
+            Change::Nothing,
+        );
+        self.targets.insert(
+            to,
+            Target {
+                request,
+                mapped: None,
+                named_by,
+                second_ip: false,
+            },
+        );
         if self.round.complete || self.round.started.is_none() {
             (self.round.started, self.round.complete) = (Some(now), false);
         }
     }
 
     fn test_filtering(&mut self, now: Instant, server: SocketAddr) {
-        let holds = if self.profile.filtering == Filtering::Unknown { FILTERING_LEAST } else { FILTERING_HOLDS };
+        let holds = if self.profile.filtering == Filtering::Unknown {
+            FILTERING_LEAST
+        } else {
+            FILTERING_HOLDS
+        };
         let decided = self.filtering_done.is_some_and(|done| now < done + holds);
-        let suitable = self.targets.get(&server).is_some_and(|target| target.second_ip);
+        let suitable = self
+            .targets
+            .get(&server)
+            .is_some_and(|target| target.second_ip);
         if suitable && !decided && self.filtering.is_none() {
             self.filtering = Some(FilteringTest::new(now, self.entropy.as_mut(), server));
         }
     }
 
     fn advance(&mut self, now: Instant) {
-        if self.round.orphaned.is_some_and(|since| now >= since + ORPHANED) {
+        if self
+            .round
+            .orphaned
+            .is_some_and(|since| now >= since + ORPHANED)
+        {
             self.round = Round::default();
             self.before = NatProfile::default();
             self.publish(NatProfile::default());
@@ -218,7 +280,11 @@ impl NatProber {
         if self.next_round().is_some_and(|due| now >= due) {
             self.ask_all(now);
         }
-        self.transmits.extend(self.targets.values_mut().filter_map(|target| target.request.advance(now)));
+        self.transmits.extend(
+            self.targets
+                .values_mut()
+                .filter_map(|target| target.request.advance(now)),
+        );
         if let Some(test) = &mut self.filtering {
             self.transmits.extend(test.advance(now));
         }
@@ -228,24 +294,42 @@ impl NatProber {
 
     fn ask_all(&mut self, now: Instant) {
         self.before = self.profile.clone();
-        self.round = Round { started: Some(now), incomplete: self.round.incomplete, ..Round::default() };
+        self.round = Round {
+            started: Some(now),
+            incomplete: self.round.incomplete,
+            ..Round::default()
+        };
         for (&to, target) in &mut self.targets {
-            target.request = Request::new(now, self.entropy.as_mut(), StunSocket::Data, to, Change::Nothing);
+            target.request = Request::new(
+                now,
+                self.entropy.as_mut(),
+                StunSocket::Data,
+                to,
+                Change::Nothing,
+            );
             target.mapped = None;
         }
     }
 
     fn finish_filtering(&mut self, now: Instant) {
-        let Some(filtering) = self.filtering.as_ref().and_then(FilteringTest::verdict) else { return };
+        let Some(filtering) = self.filtering.as_ref().and_then(FilteringTest::verdict) else {
+            return;
+        };
         self.filtering = None;
         self.filtering_done = Some(now);
         self.events.push_back(NatEvent::FreshSocketDone);
         self.before.filtering = filtering;
-        self.publish(NatProfile { filtering, ..self.profile.clone() });
+        self.publish(NatProfile {
+            filtering,
+            ..self.profile.clone()
+        });
     }
 
     fn finish_round(&mut self, now: Instant) {
-        let pending = self.targets.values().any(|target| target.request.is_pending());
+        let pending = self
+            .targets
+            .values()
+            .any(|target| target.request.is_pending());
         if self.round.complete || pending || self.targets.is_empty() {
             return;
         }
@@ -267,7 +351,11 @@ impl NatProber {
 
     /// Two addresses of one family were asked.
     fn could_tell(&self) -> bool {
-        let v4 = self.targets.keys().filter(|address| address.is_ipv4()).count();
+        let v4 = self
+            .targets
+            .keys()
+            .filter(|address| address.is_ipv4())
+            .count();
         v4 >= 2 || self.targets.len() - v4 >= 2
     }
 
@@ -275,7 +363,12 @@ impl NatProber {
         let answers: Vec<_> = self
             .targets
             .iter()
-            .filter_map(|(&server, target)| Some(Answer { server, mapped: target.mapped? }))
+            .filter_map(|(&server, target)| {
+                Some(Answer {
+                    server,
+                    mapped: target.mapped?,
+                })
+            })
             .collect();
         if answers.is_empty() && !self.round.complete {
             return;
@@ -288,7 +381,12 @@ impl NatProber {
         };
         let mut profile = evidence.profile();
         // What the test has found since this round began holds for the IP seen in it.
-        let same_ip = profile.reflexive.iter().any(|new| self.profile.reflexive.iter().any(|old| old.ip() == new.ip()));
+        let same_ip = profile.reflexive.iter().any(|new| {
+            self.profile
+                .reflexive
+                .iter()
+                .any(|old| old.ip() == new.ip())
+        });
         if same_ip {
             profile.filtering = self.profile.filtering;
         } else {
@@ -315,7 +413,16 @@ impl NatProber {
 
 /// A second address is asked only if it is one that a server can have.
 fn may_ask(server: SocketAddr, other: SocketAddr) -> bool {
-    let context = CandidateContext { own_prefixes: &[], connected: &[], same_public_ip: true };
-    let candidate = Candidate { kind: CandidateKind::Reflexive, address: other };
-    other != server && other.is_ipv4() == server.is_ipv4() && acceptable(&candidate, &context).is_ok()
+    let context = CandidateContext {
+        own_prefixes: &[],
+        connected: &[],
+        same_public_ip: true,
+    };
+    let candidate = Candidate {
+        kind: CandidateKind::Reflexive,
+        address: other,
+    };
+    other != server
+        && other.is_ipv4() == server.is_ipv4()
+        && acceptable(&candidate, &context).is_ok()
 }

@@ -48,7 +48,15 @@ impl Request {
     ) -> Self {
         let mut id = [0; 12];
         entropy.fill(&mut id);
-        Self { id: TransactionId(id), socket, to, change, state: State::Pending, started: now, sent: 0 }
+        Self {
+            id: TransactionId(id),
+            socket,
+            to,
+            change,
+            state: State::Pending,
+            started: now,
+            sent: 0,
+        }
     }
 
     pub(super) fn is_pending(&self) -> bool {
@@ -71,6 +79,10 @@ impl Request {
             return None;
         }
         self.sent += 1;
-        Some(StunTransmit { socket: self.socket, to: self.to, bytes: stun::request(self.id, self.change) })
+        Some(StunTransmit {
+            socket: self.socket,
+            to: self.to,
+            bytes: stun::request(self.id, self.change),
+        })
     }
 }

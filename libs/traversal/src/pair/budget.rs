@@ -21,13 +21,25 @@ pub(super) struct Outbox {
 
 impl Outbox {
     pub(super) fn new(now: Instant) -> Self {
-        Self { queue: VecDeque::new(), credit: BURST, credited: now }
+        Self {
+            queue: VecDeque::new(),
+            credit: BURST,
+            credited: now,
+        }
     }
 
     /// Queues a message; `false` if the limit is reached.
-    pub(super) fn push(&mut self, now: Instant, via: Path, ttl: Option<u8>, message: Control) -> bool {
+    pub(super) fn push(
+        &mut self,
+        now: Instant,
+        via: Path,
+        ttl: Option<u8>,
+        message: Control,
+    ) -> bool {
         self.earn(now);
-        let Some(left) = self.credit.checked_sub(1) else { return false };
+        let Some(left) = self.credit.checked_sub(1) else {
+            return false;
+        };
         self.credit = left;
         self.queue.push_back(Transmit { via, ttl, message });
         true
@@ -38,7 +50,8 @@ impl Outbox {
     }
 
     fn earn(&mut self, now: Instant) {
-        let earned = now.saturating_duration_since(self.credited).as_micros() / PER_MESSAGE.as_micros();
+        let earned =
+            now.saturating_duration_since(self.credited).as_micros() / PER_MESSAGE.as_micros();
         let earned = u32::try_from(earned).unwrap_or(BURST).min(BURST);
         if self.credit + earned >= BURST {
             (self.credit, self.credited) = (BURST, now.max(self.credited));
@@ -60,12 +73,20 @@ mod tests {
         let mut outbox = Outbox::new(start);
         let sent: Vec<u32> = (0..20_000)
             .filter(|tick| {
-                outbox.push(start + Duration::from_micros(100) * *tick, Path::Relay, None, Control::Bye)
+                outbox.push(
+                    start + Duration::from_micros(100) * *tick,
+                    Path::Relay,
+                    None,
+                    Control::Bye,
+                )
             })
             .collect();
         assert!(sent.len() > 800, "{}", sent.len());
         for first in &sent {
-            let within = sent.iter().filter(|tick| (*first..first + 10_000).contains(tick)).count();
+            let within = sent
+                .iter()
+                .filter(|tick| (*first..first + 10_000).contains(tick))
+                .count();
             assert!(within <= 500, "{within}");
         }
     }

@@ -50,7 +50,11 @@ impl Pair {
             return;
         }
         self.probes.sent(now, id, to);
-        if let Some(direct) = self.direct.as_mut().filter(|direct| Path::Direct(direct.address) == to) {
+        if let Some(direct) = self
+            .direct
+            .as_mut()
+            .filter(|direct| Path::Direct(direct.address) == to)
+        {
             direct.sent(now);
         }
     }
@@ -60,7 +64,13 @@ impl Pair {
         let remote = self.exchange.fresh_remote(now)?;
         let (open, behind_nat) = targets(&self.local, remote, self.last);
         let hopeless = self.pair_reason().is_hopeless();
-        Some(Targets { open, behind_nat, seen: remote.seq, must_see: self.exchange.candidates_seq(), hopeless })
+        Some(Targets {
+            open,
+            behind_nat,
+            seen: remote.seq,
+            must_see: self.exchange.candidates_seq(),
+            hopeless,
+        })
     }
 
     pub(super) fn is_asleep(&self, now: Instant) -> bool {
@@ -92,7 +102,12 @@ impl Pair {
     fn watch_due(&self) -> Option<Instant> {
         let direct = self.direct.as_ref()?;
         let probe = direct.probe_due(self.traffic.any + BUSY);
-        Some(direct.dies().filter(|_| self.relay.up).map_or(probe, |dies| dies.min(probe)))
+        Some(
+            direct
+                .dies()
+                .filter(|_| self.relay.up)
+                .map_or(probe, |dies| dies.min(probe)),
+        )
     }
 
     fn can_signal(&self) -> bool {
@@ -103,13 +118,17 @@ impl Pair {
         if !self.can_signal() {
             return;
         }
-        let Some(hello) = self.exchange.take(now) else { return };
+        let Some(hello) = self.exchange.take(now) else {
+            return;
+        };
         if self.relay.up {
-            self.outbox.push(now, Path::Relay, None, Control::Hello(hello.clone()));
+            self.outbox
+                .push(now, Path::Relay, None, Control::Hello(hello.clone()));
         }
         // The peer may have lost the relay.
         if let Path::Direct(address) = self.path() {
-            self.outbox.push(now, Path::Direct(address), None, Control::Hello(hello));
+            self.outbox
+                .push(now, Path::Direct(address), None, Control::Hello(hello));
         }
     }
 
@@ -117,10 +136,13 @@ impl Pair {
         if self.retry.due().is_none_or(|due| now < due) {
             return;
         }
-        self.retry.started(now);
         match self.targets(now) {
-            Some(targets) => self.ladder.begin(now, targets),
+            Some(targets) => {
+                self.retry.started(now);
+                self.ladder.begin(now, targets);
+            }
             None => {
+                self.retry.put_off();
                 self.outdated = true;
                 if self.exchange.remote().is_some() {
                     self.exchange.announce(now);
@@ -141,7 +163,8 @@ impl Pair {
             }
             if self.ladder.advance(now) && self.direct.is_none() {
                 let outlook = self.outlook();
-                self.retry.failed(now, self.traffic.any, outlook, self.entropy.as_mut());
+                self.retry
+                    .failed(now, self.traffic.any, outlook, self.entropy.as_mut());
             }
         }
     }
@@ -160,7 +183,11 @@ impl Pair {
         match step {
             Step::Probe { to, ttl, .. } => self.probe(now, Path::Direct(to), ttl),
             Step::Barrier { round, seen } if self.relay.up => {
-                let barrier = Control::Barrier { epoch: self.exchange.epoch(), round, seen };
+                let barrier = Control::Barrier {
+                    epoch: self.exchange.epoch(),
+                    round,
+                    seen,
+                };
                 self.outbox.push(now, Path::Relay, None, barrier);
             }
             Step::Barrier { .. } => {}
@@ -176,6 +203,8 @@ impl Pair {
     }
 
     fn relay_probe_due(&self) -> Option<Instant> {
-        self.relay.next_probe.filter(|_| self.relay.up && self.direct.is_none() && !self.traffic.asleep)
+        self.relay
+            .next_probe
+            .filter(|_| self.relay.up && self.direct.is_none() && !self.traffic.asleep)
     }
 }

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::reason::Side;
+use crate::Local;
 use crate::candidate::{CandidateContext, acceptable, capped};
 use crate::control::{Ack, Hello};
-use crate::Local;
 
 /// Pauses between repetitions; the last one goes on.
 const PAUSES: [Duration; 7] = [
@@ -77,7 +77,16 @@ impl Exchange {
         };
         offer(&mut current, local, true);
         let unacked = VecDeque::from([(1, Side::new(&current))]);
-        Self { current, candidates_seq: 1, unacked, acked: None, remote: None, due: None, sent: 0, answer: false }
+        Self {
+            current,
+            candidates_seq: 1,
+            unacked,
+            acked: None,
+            remote: None,
+            due: None,
+            sent: 0,
+            answer: false,
+        }
     }
 
     /// Takes over what this node has to offer now; `true` if that changes what is said.
@@ -95,7 +104,8 @@ impl Exchange {
         if self.unacked.len() == REMEMBERED {
             self.unacked.pop_front();
         }
-        self.unacked.push_back((self.current.seq, Side::new(&self.current)));
+        self.unacked
+            .push_back((self.current.seq, Side::new(&self.current)));
         self.announce(now);
         true
     }
@@ -126,15 +136,28 @@ impl Exchange {
             *due = now + *PAUSES.get(self.sent).unwrap_or(last);
             self.sent += 1;
         }
-        let ack = self.remote.as_ref().map(|remote| Ack { epoch: remote.hello.epoch, seq: remote.hello.seq });
-        Some(Hello { ack, wants_answer, ..self.current.clone() })
+        let ack = self.remote.as_ref().map(|remote| Ack {
+            epoch: remote.hello.epoch,
+            seq: remote.hello.seq,
+        });
+        Some(Hello {
+            ack,
+            wants_answer,
+            ..self.current.clone()
+        })
     }
 
     /// The peer's hello arrived.
     pub(super) fn handle(&mut self, now: Instant, hello: Hello) -> News {
-        let news = self.remote.as_ref().map_or(News::Candidates, |remote| compare(&remote.hello, &hello));
+        let news = self
+            .remote
+            .as_ref()
+            .map_or(News::Candidates, |remote| compare(&remote.hello, &hello));
         self.answer |= hello.wants_answer;
-        if let Some(ack) = hello.ack.filter(|ack| ack.epoch == self.current.epoch && ack.seq <= self.current.seq) {
+        if let Some(ack) = hello
+            .ack
+            .filter(|ack| ack.epoch == self.current.epoch && ack.seq <= self.current.seq)
+        {
             self.handle_ack(ack.seq);
         }
         if news != News::Stale {
@@ -162,7 +185,10 @@ impl Exchange {
 
     /// The peer's newest hello, if its candidates are recent enough to be probed.
     pub(super) fn fresh_remote(&self, now: Instant) -> Option<&Hello> {
-        self.remote.as_ref().filter(|remote| now < remote.heard + FRESH).map(|remote| &remote.hello)
+        self.remote
+            .as_ref()
+            .filter(|remote| now < remote.heard + FRESH)
+            .map(|remote| &remote.hello)
     }
 
     /// Both sides as both know them.
@@ -196,12 +222,23 @@ fn compare(old: &Hello, new: &Hello) -> News {
 
 /// Fills in what can be of use to somebody else.
 fn offer(hello: &mut Hello, local: &Local, awake: bool) {
-    let anywhere = CandidateContext { own_prefixes: &[], connected: &[], same_public_ip: true };
-    let sane: Vec<_> =
-        local.candidates.iter().filter(|candidate| acceptable(candidate, &anywhere).is_ok()).copied().collect();
+    let anywhere = CandidateContext {
+        own_prefixes: &[],
+        connected: &[],
+        same_public_ip: true,
+    };
+    let sane: Vec<_> = local
+        .candidates
+        .iter()
+        .filter(|candidate| acceptable(candidate, &anywhere).is_ok())
+        .copied()
+        .collect();
     hello.candidates = capped(&sane);
     hello.mapping = local.profile.mapping;
     hello.filtering = local.profile.filtering;
     hello.udp = local.profile.udp;
     hello.awake = awake;
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,7 +68,11 @@ pub(super) struct BehindNat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// A probe; with a time to live it is an opener.
-    Probe { to: SocketAddr, ttl: Option<u8>, behind_nat: bool },
+    Probe {
+        to: SocketAddr,
+        ttl: Option<u8>,
+        behind_nat: bool,
+    },
     /// A barrier through the relay.
     Barrier { round: u32, seen: u32 },
 }
@@ -110,10 +114,20 @@ impl Ladder {
         for (index, &to) in (0..).zip(&targets.open) {
             for after in OPEN {
                 let at = now + PACING * index + Duration::from_millis(after);
-                self.plan(at, Step::Probe { to, ttl: None, behind_nat: false });
+                self.plan(
+                    at,
+                    Step::Probe {
+                        to,
+                        ttl: None,
+                        behind_nat: false,
+                    },
+                );
             }
         }
-        let heard = self.heard(now).map(|barrier| barrier.round).filter(|round| *round > self.number);
+        let heard = self
+            .heard(now)
+            .map(|barrier| barrier.round)
+            .filter(|round| *round > self.number);
         let next = heard.unwrap_or_else(|| self.number.div_ceil(ROUNDS) * ROUNDS + 1);
         self.enter(now, next, targets);
     }
@@ -121,7 +135,15 @@ impl Ladder {
     /// Ends the attempt; open addresses are still tried to the end, since one may turn out better.
     pub(super) fn settle(&mut self) {
         self.round = None;
-        self.steps.retain(|_, step| matches!(step, Step::Probe { behind_nat: false, .. }));
+        self.steps.retain(|_, step| {
+            matches!(
+                step,
+                Step::Probe {
+                    behind_nat: false,
+                    ..
+                }
+            )
+        });
     }
 
     /// Ends the attempt and everything with it.
@@ -132,12 +154,17 @@ impl Ladder {
 
     /// Nothing more is sent to `address` in this attempt.
     pub(super) fn skip(&mut self, address: SocketAddr) {
-        self.steps.retain(|_, step| !matches!(step, Step::Probe { to, .. } if *to == address));
+        self.steps
+            .retain(|_, step| !matches!(step, Step::Probe { to, .. } if *to == address));
     }
 
     /// The peer's barrier arrived; `true` if it asks for a round in which this side is not yet.
     pub(super) fn handle_barrier(&mut self, now: Instant, barrier: Barrier) -> bool {
-        if barrier.round > MAX_ROUND || self.heard.is_some_and(|(heard, _)| barrier.round < heard.round) {
+        if barrier.round > MAX_ROUND
+            || self
+                .heard
+                .is_some_and(|(heard, _)| barrier.round < heard.round)
+        {
             return false;
         }
         self.heard = Some((barrier, now));
@@ -163,25 +190,32 @@ impl Ladder {
 
     /// The attempt that has just ended is one after which both sides keep silent for longer than NATs remember.
     pub(super) fn is_followed_by_silence(&self) -> bool {
-        self.number.div_ceil(ROUNDS) % SILENCE_EVERY == 0
+        self.number.div_ceil(ROUNDS).is_multiple_of(SILENCE_EVERY)
     }
 
     /// When [`Self::take`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         let step = self.steps.keys().next().map(|(at, _)| *at);
-        step.into_iter().chain(self.round.as_ref().map(|round| round.ends)).min()
+        step.into_iter()
+            .chain(self.round.as_ref().map(|round| round.ends))
+            .min()
     }
 
     /// The next step that is due.
     pub(super) fn take(&mut self, now: Instant) -> Option<Step> {
-        let entry = self.steps.first_entry().filter(|entry| entry.key().0 <= now)?;
+        let entry = self
+            .steps
+            .first_entry()
+            .filter(|entry| entry.key().0 <= now)?;
         Some(entry.remove())
     }
 
     /// Goes on to the next round if this one is over; `true` if the attempt is.
     pub(super) fn advance(&mut self, now: Instant) -> bool {
-        let Some(round) = self.round.take_if(|round| now >= round.ends) else { return false };
-        if round.targets.hopeless || self.number % ROUNDS == 0 {
+        let Some(round) = self.round.take_if(|round| now >= round.ends) else {
+            return false;
+        };
+        if round.targets.hopeless || self.number.is_multiple_of(ROUNDS) {
             self.steps.clear();
             return true;
         }
@@ -190,53 +224,100 @@ impl Ladder {
     }
 
     fn enter(&mut self, now: Instant, number: u32, targets: Targets) {
-        self.steps.retain(|_, step| matches!(step, Step::Probe { behind_nat: false, .. }));
+        self.steps.retain(|_, step| {
+            matches!(
+                step,
+                Step::Probe {
+                    behind_nat: false,
+                    ..
+                }
+            )
+        });
         self.number = number;
         let ttl = Some(opener_ttl(number));
         for _ in 0..OPENERS {
             for &BehindNat { to, .. } in targets.behind_nat.iter().filter(|target| target.opener) {
-                self.plan(now, Step::Probe { to, ttl, behind_nat: true });
+                self.plan(
+                    now,
+                    Step::Probe {
+                        to,
+                        ttl,
+                        behind_nat: true,
+                    },
+                );
             }
         }
         for after in BARRIERS {
-            let step = Step::Barrier { round: number, seen: targets.seen };
+            let step = Step::Barrier {
+                round: number,
+                seen: targets.seen,
+            };
             self.plan(now + Duration::from_millis(after), step);
         }
-        self.round = Some(Round { targets, entered: now, ends: now + ROUND, open: false });
+        self.round = Some(Round {
+            targets,
+            entered: now,
+            ends: now + ROUND,
+            open: false,
+        });
         self.open_round(now);
     }
 
     /// Lets packets out at full time to live if the peer's barrier is there.
     fn open_round(&mut self, now: Instant) {
         let Some(heard) = self.heard(now) else { return };
-        let Some(round) = self.round.as_mut().filter(|round| !round.open) else { return };
+        let Some(round) = self.round.as_mut().filter(|round| !round.open) else {
+            return;
+        };
         if heard.round < self.number || heard.seen < round.targets.must_see {
             return;
         }
         (round.open, round.ends) = (true, round.ends.max(now + AFTER_BARRIER));
-        let expected = round.targets.behind_nat.iter().filter(|target| target.expected);
+        let expected = round
+            .targets
+            .behind_nat
+            .iter()
+            .filter(|target| target.expected);
         let addresses: Vec<_> = expected.map(|target| target.to).collect();
         // The first barrier is behind the openers in the plan; it is not said again.
-        let first = self.steps.iter().find(|(_, step)| matches!(step, Step::Barrier { .. })).map(|(key, _)| *key);
-        self.steps
-            .retain(|key, step| !matches!(step, Step::Barrier { .. }) || (Some(*key) == first && key.0 <= now));
+        let first = self
+            .steps
+            .iter()
+            .find(|(_, step)| matches!(step, Step::Barrier { .. }))
+            .map(|(key, _)| *key);
+        self.steps.retain(|key, step| {
+            !matches!(step, Step::Barrier { .. }) || (Some(*key) == first && key.0 <= now)
+        });
         for to in addresses {
             for after in BEHIND_NAT {
-                self.plan(now + Duration::from_millis(after), Step::Probe { to, ttl: None, behind_nat: true });
+                self.plan(
+                    now + Duration::from_millis(after),
+                    Step::Probe {
+                        to,
+                        ttl: None,
+                        behind_nat: true,
+                    },
+                );
             }
         }
     }
 
     /// The peer's newest barrier, unless it is too old.
     fn heard(&self, now: Instant) -> Option<Barrier> {
-        self.heard.filter(|(_, at)| now < *at + BARRIER_HOLDS).map(|(barrier, _)| barrier)
+        self.heard
+            .filter(|(_, at)| now < *at + BARRIER_HOLDS)
+            .map(|(barrier, _)| barrier)
     }
 
     /// The peer repeats its barrier because it has not heard ours.
     fn answer(&mut self, now: Instant, barrier: Barrier) {
-        let waits = barrier.round <= self.number && self.answered.is_none_or(|at| now >= at + PULL_PAUSE);
+        let waits =
+            barrier.round <= self.number && self.answered.is_none_or(|at| now >= at + PULL_PAUSE);
         if let Some(round) = self.round.as_ref().filter(|_| waits) {
-            let step = Step::Barrier { round: self.number, seen: round.targets.seen };
+            let step = Step::Barrier {
+                round: self.number,
+                seen: round.targets.seen,
+            };
             self.answered = Some(now);
             self.plan(now, step);
         }
@@ -254,3 +335,6 @@ fn opener_ttl(round: u32) -> u8 {
     let step = round.saturating_sub(1) % ROUNDS;
     FIRST_TTL.saturating_add(u8::try_from(step).unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,7 +41,14 @@ pub(super) struct Liveness {
 impl Liveness {
     /// A path that was answered at `answered`.
     pub(super) fn new(address: SocketAddr, answered: Instant, rtt: Duration) -> Self {
-        Self { address, unanswered: VecDeque::new(), answered, probed: answered, rtt, hurried: false }
+        Self {
+            address,
+            unanswered: VecDeque::new(),
+            answered,
+            probed: answered,
+            rtt,
+            hurried: false,
+        }
     }
 
     /// A probe on this path leaves.
@@ -84,7 +91,9 @@ impl Liveness {
 
     /// Silent for so long that another path that works is better.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
-        self.unanswered.front().is_some_and(|first| now >= *first + SILENT.max(self.rtt * 2))
+        self.unanswered
+            .front()
+            .is_some_and(|first| now >= *first + SILENT.max(self.rtt * 2))
     }
 
     /// When the path counts as dead if nothing comes.

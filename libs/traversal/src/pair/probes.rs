@@ -51,9 +51,14 @@ pub(super) struct Answered {
 impl Probes {
     /// Remembers a probe that leaves.
     pub(super) fn sent(&mut self, now: Instant, id: u64, to: Path) {
-        self.outstanding.retain(|_, probe| now < probe.sent + EXPIRES);
+        self.outstanding
+            .retain(|_, probe| now < probe.sent + EXPIRES);
         if self.outstanding.len() >= MAX_OUTSTANDING {
-            let oldest = self.outstanding.iter().min_by_key(|(_, probe)| probe.sent).map(|(&id, _)| id);
+            let oldest = self
+                .outstanding
+                .iter()
+                .min_by_key(|(_, probe)| probe.sent)
+                .map(|(&id, _)| id);
             oldest.and_then(|id| self.outstanding.remove(&id));
         }
         self.outstanding.insert(id, Outstanding { to, sent: now });
@@ -61,13 +66,22 @@ impl Probes {
 
     /// An answer arrived: it counts only on the path where the probe was sent.
     pub(super) fn answered(&mut self, now: Instant, id: u64, via: Path) -> Option<Answered> {
-        let probe = self.outstanding.get(&id).filter(|probe| probe.to == via && now < probe.sent + EXPIRES)?;
-        let answered = Answered { sent: probe.sent, rtt: now.saturating_duration_since(probe.sent) };
+        let probe = self
+            .outstanding
+            .get(&id)
+            .filter(|probe| probe.to == via && now < probe.sent + EXPIRES)?;
+        let answered = Answered {
+            sent: probe.sent,
+            rtt: now.saturating_duration_since(probe.sent),
+        };
         self.outstanding.remove(&id);
         if let Path::Direct(address) = via {
             let seen = self.seen(address);
             seen.validated = Some(now);
-            seen.rtt = Some(seen.rtt.map_or(answered.rtt, |old| (old * 3 + answered.rtt) / 4));
+            seen.rtt = Some(
+                seen.rtt
+                    .map_or(answered.rtt, |old| (old * 3 + answered.rtt) / 4),
+            );
         }
         Some(answered)
     }
@@ -96,12 +110,16 @@ impl Probes {
 
     /// Nothing sent to `address` so far will be answered.
     pub(super) fn forget(&mut self, address: SocketAddr) {
-        self.outstanding.retain(|_, probe| probe.to != Path::Direct(address));
+        self.outstanding
+            .retain(|_, probe| probe.to != Path::Direct(address));
     }
 
     fn seen(&mut self, address: SocketAddr) -> &mut Seen {
         if !self.addresses.contains_key(&address) && self.addresses.len() >= MAX_ADDRESSES {
-            let stalest = self.addresses.iter().min_by_key(|(_, seen)| seen.heard.max(seen.validated));
+            let stalest = self
+                .addresses
+                .iter()
+                .min_by_key(|(_, seen)| seen.heard.max(seen.validated));
             let stalest = stalest.map(|(&address, _)| address);
             stalest.and_then(|address| self.addresses.remove(&address));
         }

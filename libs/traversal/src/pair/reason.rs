@@ -43,9 +43,10 @@ impl Reason {
     /// As far as the NATs are understood, no packet will ever get through.
     pub(super) fn is_hopeless(self) -> bool {
         match self {
-            Self::BothNatsHard | Self::HardNatAgainstPortRestricted | Self::UdpBlocked | Self::NoReflexiveAddress => {
-                true
-            }
+            Self::BothNatsHard
+            | Self::HardNatAgainstPortRestricted
+            | Self::UdpBlocked
+            | Self::NoReflexiveAddress => true,
             Self::Probing
             | Self::PeerUnreachable
             | Self::RelayUnreachable
@@ -72,7 +73,10 @@ pub(super) struct Side {
 impl Side {
     pub(super) fn new(hello: &Hello) -> Self {
         let public = hello.candidates.iter().any(is_public);
-        let reflexive = hello.candidates.iter().any(|candidate| !candidate.kind.is_open());
+        let reflexive = hello
+            .candidates
+            .iter()
+            .any(|candidate| !candidate.kind.is_open());
         Self {
             mapping: hello.mapping,
             filtering: hello.filtering,
@@ -110,7 +114,10 @@ pub(super) fn reason(one: Side, other: Side) -> Reason {
         Reason::NoReflexiveAddress
     } else if one.is_hard() && other.is_hard() {
         Reason::BothNatsHard
-    } else if [(one, other), (other, one)].iter().any(|(hard, easy)| hard.is_hard() && easy.is_port_restricted()) {
+    } else if [(one, other), (other, one)]
+        .iter()
+        .any(|(hard, easy)| hard.is_hard() && easy.is_port_restricted())
+    {
         Reason::HardNatAgainstPortRestricted
     } else {
         Reason::Probing
@@ -130,12 +137,32 @@ mod tests {
         reachable: true,
         public: false,
     };
-    const HARD: Side = Side { mapping: Mapping::EndpointDependent, ..EASY };
-    const CONE: Side = Side { filtering: Filtering::EndpointIndependent, ..EASY };
-    const UNSURE: Side = Side { filtering: Filtering::Unknown, ..EASY };
-    const PUBLIC: Side = Side { public: true, ..UNSURE };
-    const BLOCKED: Side = Side { udp: Udp::Blocked, reachable: false, mapping: Mapping::Unknown, ..UNSURE };
-    const NOWHERE: Side = Side { udp: Udp::Unknown, ..BLOCKED };
+    const HARD: Side = Side {
+        mapping: Mapping::EndpointDependent,
+        ..EASY
+    };
+    const CONE: Side = Side {
+        filtering: Filtering::EndpointIndependent,
+        ..EASY
+    };
+    const UNSURE: Side = Side {
+        filtering: Filtering::Unknown,
+        ..EASY
+    };
+    const PUBLIC: Side = Side {
+        public: true,
+        ..UNSURE
+    };
+    const BLOCKED: Side = Side {
+        udp: Udp::Blocked,
+        reachable: false,
+        mapping: Mapping::Unknown,
+        ..UNSURE
+    };
+    const NOWHERE: Side = Side {
+        udp: Udp::Unknown,
+        ..BLOCKED
+    };
 
     #[test]
     fn table() {
@@ -158,8 +185,13 @@ mod tests {
 
     fn side() -> impl Strategy<Value = Side> {
         let picks = vec![EASY, HARD, CONE, UNSURE, PUBLIC, BLOCKED, NOWHERE];
-        (prop::sample::select(picks), any::<bool>(), any::<bool>())
-            .prop_map(|(side, reachable, public)| Side { reachable, public, ..side })
+        (prop::sample::select(picks), any::<bool>(), any::<bool>()).prop_map(
+            |(side, reachable, public)| Side {
+                reachable,
+                public,
+                ..side
+            },
+        )
     }
 
     proptest! {

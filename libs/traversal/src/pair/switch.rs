@@ -32,7 +32,9 @@ impl Pair {
         }
         match &self.direct {
             None if self.hold.is_none() => self.promote(now, address),
-            Some(direct) if direct.is_silent(now) || self.is_better(address, rtt, direct.address) => {
+            Some(direct)
+                if direct.is_silent(now) || self.is_better(address, rtt, direct.address) =>
+            {
                 self.use_direct(now, address);
             }
             None | Some(_) => {}
@@ -49,9 +51,18 @@ impl Pair {
         }
         let id = entropy::id(self.entropy.as_mut());
         let (least, most) = HOLD;
-        let wait = self.relay_rtt().map_or(most, |rtt| rtt * 2).clamp(least, most);
-        self.hold = Some(Hold { id, target, until: now + wait });
-        self.events.push_back(PairEvent::Hold { marker: Control::Marker { id } });
+        let wait = self
+            .relay_rtt()
+            .map_or(most, |rtt| rtt * 2)
+            .clamp(least, most);
+        self.hold = Some(Hold {
+            id,
+            target,
+            until: now + wait,
+        });
+        self.events.push_back(PairEvent::Hold {
+            marker: Control::Marker { id },
+        });
     }
 
     pub(super) fn handle_marker_reply(&mut self, now: Instant, id: u64) {
@@ -63,8 +74,11 @@ impl Pair {
     /// Everything before the marker has arrived. The answer takes the direct path if there is one, which is faster.
     pub(super) fn answer_marker(&mut self, now: Instant, id: u64) {
         let direct = self.direct.as_ref().map(|direct| direct.address);
-        let via = direct.or(self.probes.latest()).map_or(Path::Relay, Path::Direct);
-        self.outbox.push(now, via, None, Control::MarkerReply { id });
+        let via = direct
+            .or_else(|| self.probes.latest())
+            .map_or(Path::Relay, Path::Direct);
+        self.outbox
+            .push(now, via, None, Control::MarkerReply { id });
     }
 
     /// Ends a hold that has lasted too long, or whose relay is gone.
@@ -110,7 +124,13 @@ impl Pair {
 
     fn is_better(&self, address: SocketAddr, rtt: Duration, current: SocketAddr) -> bool {
         let present = self.probes.rtt(current).unwrap_or_default();
-        let bias = |address: SocketAddr| if address.is_ipv6() { Duration::ZERO } else { V6_BIAS };
+        let bias = |address: SocketAddr| {
+            if address.is_ipv6() {
+                Duration::ZERO
+            } else {
+                V6_BIAS
+            }
+        };
         rtt + bias(address) + MARGIN.max(present / 5) < present + bias(current)
     }
 

@@ -19,22 +19,44 @@ pub(super) fn targets(
         same_public_ip: same_public_ip(&local.candidates, &remote.candidates),
     };
     let is_own = |address: &SocketAddr| local.candidates.iter().any(|own| own.address == *address);
-    let usable = |candidate: &&Candidate| acceptable(candidate, &context).is_ok() && !is_own(&candidate.address);
+    let usable = |candidate: &&Candidate| {
+        acceptable(candidate, &context).is_ok() && !is_own(&candidate.address)
+    };
     let addresses = |open: bool| {
         let of_kind = move |candidate: &&Candidate| candidate.kind.is_open() == open;
-        remote.candidates.iter().filter(of_kind).filter(usable).map(|candidate| candidate.address)
+        remote
+            .candidates
+            .iter()
+            .filter(of_kind)
+            .filter(usable)
+            .map(|candidate| candidate.address)
     };
     let open: Vec<_> = addresses(true).collect();
     // An address that once worked need not be among those the peer knows of: some NATs show each of us another one.
-    let last = last.map(|address| Candidate { kind: CandidateKind::PeerReflexive, address });
-    let last = last.iter().filter(usable).map(|candidate| candidate.address);
+    let last = last.map(|address| Candidate {
+        kind: CandidateKind::PeerReflexive,
+        address,
+    });
+    let last = last
+        .iter()
+        .filter(usable)
+        .map(|candidate| candidate.address);
     let mut behind_nat: Vec<BehindNat> = Vec::new();
     for to in addresses(false).chain(last) {
         if !open.contains(&to) && behind_nat.iter().all(|known| known.to != to) {
             let opener = is_behind_nat(local, to.is_ipv4());
-            let known = !opener || local.profile.reflexive.iter().any(|own| own.is_ipv4() == to.is_ipv4());
+            let known = !opener
+                || local
+                    .profile
+                    .reflexive
+                    .iter()
+                    .any(|own| own.is_ipv4() == to.is_ipv4());
             let expected = known || remote.filtering == Filtering::EndpointIndependent;
-            behind_nat.push(BehindNat { to, opener, expected });
+            behind_nat.push(BehindNat {
+                to,
+                opener,
+                expected,
+            });
         }
     }
     (open, behind_nat)
@@ -42,9 +64,16 @@ pub(super) fn targets(
 
 /// Whether packets of this family pass a NAT on their way out, as far as one knows.
 fn is_behind_nat(local: &Local, v4: bool) -> bool {
-    let host = |candidate: &&Candidate| candidate.kind == CandidateKind::Host && candidate.address.is_ipv4() == v4;
+    let host = |candidate: &&Candidate| {
+        candidate.kind == CandidateKind::Host && candidate.address.is_ipv4() == v4
+    };
     let mut hosts = local.candidates.iter().filter(host);
-    let mut seen = local.profile.reflexive.iter().filter(|address| address.is_ipv4() == v4).peekable();
+    let mut seen = local
+        .profile
+        .reflexive
+        .iter()
+        .filter(|address| address.is_ipv4() == v4)
+        .peekable();
     if seen.peek().is_some() {
         let is_host = |address: &SocketAddr| hosts.clone().any(|host| host.address == *address);
         return !seen.all(is_host);
@@ -54,7 +83,9 @@ fn is_behind_nat(local: &Local, v4: bool) -> bool {
 
 fn same_public_ip(ours: &[Candidate], theirs: &[Candidate]) -> bool {
     let public = |candidates: &[Candidate]| -> Vec<IpAddr> {
-        let reflexive = candidates.iter().filter(|candidate| candidate.kind == CandidateKind::Reflexive);
+        let reflexive = candidates
+            .iter()
+            .filter(|candidate| candidate.kind == CandidateKind::Reflexive);
         reflexive.map(|candidate| candidate.address.ip()).collect()
     };
     let theirs = public(theirs);
@@ -67,7 +98,10 @@ mod tests {
     use crate::NatProfile;
 
     fn candidate(kind: CandidateKind, text: &str) -> Candidate {
-        Candidate { kind, address: text.parse().unwrap() }
+        Candidate {
+            kind,
+            address: text.parse().unwrap(),
+        }
     }
 
     fn hello(candidates: Vec<Candidate>) -> Hello {
@@ -85,10 +119,19 @@ mod tests {
     }
 
     fn local(host: &str, reflexive: &str) -> Local {
-        let profile = NatProfile { reflexive: vec![reflexive.parse().unwrap()], ..NatProfile::default() };
-        let candidates =
-            vec![candidate(CandidateKind::Host, host), candidate(CandidateKind::Reflexive, reflexive)];
-        Local { profile, candidates, ..Local::default() }
+        let profile = NatProfile {
+            reflexive: vec![reflexive.parse().unwrap()],
+            ..NatProfile::default()
+        };
+        let candidates = vec![
+            candidate(CandidateKind::Host, host),
+            candidate(CandidateKind::Reflexive, reflexive),
+        ];
+        Local {
+            profile,
+            candidates,
+            ..Local::default()
+        }
     }
 
     #[test]
@@ -106,9 +149,23 @@ mod tests {
         let remote = hello(vec![candidate(CandidateKind::Reflexive, "203.0.113.9:1")]);
         let to = "203.0.113.9:1".parse().unwrap();
         let (_, behind) = targets(&local("10.0.0.2:5", "198.51.100.1:5"), &remote, None);
-        assert_eq!(behind, [BehindNat { to, opener: true, expected: true }]);
+        assert_eq!(
+            behind,
+            [BehindNat {
+                to,
+                opener: true,
+                expected: true
+            }]
+        );
         let (_, behind) = targets(&local("198.51.100.1:5", "198.51.100.1:5"), &remote, None);
-        assert_eq!(behind, [BehindNat { to, opener: false, expected: true }]);
+        assert_eq!(
+            behind,
+            [BehindNat {
+                to,
+                opener: false,
+                expected: true
+            }]
+        );
     }
 
     #[test]
@@ -128,7 +185,10 @@ mod tests {
             candidate(CandidateKind::Host, "10.0.0.3:6"),
             candidate(CandidateKind::Reflexive, "198.51.100.1:6"),
         ]);
-        assert_eq!(targets(&here, &near, None).0, ["10.0.0.3:6".parse().unwrap()]);
+        assert_eq!(
+            targets(&here, &near, None).0,
+            ["10.0.0.3:6".parse().unwrap()]
+        );
         let far = hello(vec![
             candidate(CandidateKind::Host, "10.0.0.3:6"),
             candidate(CandidateKind::Reflexive, "198.51.100.2:6"),
@@ -141,6 +201,13 @@ mod tests {
         let here = local("10.0.0.2:5", "198.51.100.1:5");
         let last = "203.0.113.9:7".parse().unwrap();
         let behind = targets(&here, &hello(Vec::new()), Some(last)).1;
-        assert_eq!(behind, [BehindNat { to: last, opener: true, expected: true }]);
+        assert_eq!(
+            behind,
+            [BehindNat {
+                to: last,
+                opener: true,
+                expected: true
+            }]
+        );
     }
 }

@@ -51,7 +51,12 @@ struct Flow {
 
 impl Nat {
     pub(crate) fn new(kind: Kind, wan: IpAddr) -> Self {
-        Self { kind, wan, flows: BTreeMap::new(), cone: BTreeMap::new() }
+        Self {
+            kind,
+            wan,
+            flows: BTreeMap::new(),
+            cone: BTreeMap::new(),
+        }
     }
 
     /// Forgets everything, as a reboot does.
@@ -71,13 +76,25 @@ impl Nat {
         match self.kind {
             Kind::Blocked => return None,
             Kind::Public => return Some(inside),
-            Kind::FullCone | Kind::AddressRestricted | Kind::PortRestricted | Kind::Poisoned | Kind::Symmetric => {}
+            Kind::FullCone
+            | Kind::AddressRestricted
+            | Kind::PortRestricted
+            | Kind::Poisoned
+            | Kind::Symmetric => {}
         }
         self.flows.retain(|_, flow| now < flow.expires);
-        let known = self.flows.iter().find(|((_, remote), flow)| *remote == to && flow.inside == Some(inside));
-        let port = known.map(|((port, _), _)| *port).unwrap_or_else(|| self.pick(random, inside, to));
-        let flow =
-            self.flows.entry((port, to)).or_insert(Flow { inside: Some(inside), expires: now, replied: false });
+        let known = self
+            .flows
+            .iter()
+            .find(|((_, remote), flow)| *remote == to && flow.inside == Some(inside));
+        let port = known
+            .map(|((port, _), _)| *port)
+            .unwrap_or_else(|| self.pick(random, inside, to));
+        let flow = self.flows.entry((port, to)).or_insert(Flow {
+            inside: Some(inside),
+            expires: now,
+            replied: false,
+        });
         flow.expires = now + if flow.replied { REPLIED } else { UNREPLIED };
         Some(SocketAddr::new(self.wan, port))
     }
@@ -87,11 +104,13 @@ impl Nat {
         if cone && let Some((&port, _)) = self.cone.iter().find(|(_, mapped)| **mapped == inside) {
             return port;
         }
-        let free = |port: u16| !self.flows.contains_key(&(port, to)) && !(cone && self.cone.contains_key(&port));
+        let taken = |port: u16| {
+            self.flows.contains_key(&(port, to)) || cone && self.cone.contains_key(&port)
+        };
         let mut port = inside.port();
-        while self.kind == Kind::Symmetric || !free(port) {
+        while self.kind == Kind::Symmetric || taken(port) {
             port = 1_024 + u16::try_from(random.below(64_512)).unwrap_or_default();
-            if free(port) {
+            if !taken(port) {
                 break;
             }
         }
@@ -102,7 +121,12 @@ impl Nat {
     }
 
     /// A packet arrives from outside; whom it is for, unless it is dropped or meant for the router.
-    pub(crate) fn inbound(&mut self, now: Instant, from: SocketAddr, port: u16) -> Option<SocketAddr> {
+    pub(crate) fn inbound(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        port: u16,
+    ) -> Option<SocketAddr> {
         self.flows.retain(|_, flow| now < flow.expires);
         if let Some(flow) = self.flows.get_mut(&(port, from)) {
             if flow.inside.is_some() {
@@ -112,9 +136,20 @@ impl Nat {
             }
             return flow.inside;
         }
-        let cone = self.cone.get(&port).copied().filter(|_| self.lets_in(from, port));
+        let cone = self
+            .cone
+            .get(&port)
+            .copied()
+            .filter(|_| self.lets_in(from, port));
         if self.kind == Kind::Poisoned || cone.is_some() {
-            self.flows.insert((port, from), Flow { inside: cone, expires: now + UNREPLIED, replied: false });
+            self.flows.insert(
+                (port, from),
+                Flow {
+                    inside: cone,
+                    expires: now + UNREPLIED,
+                    replied: false,
+                },
+            );
         }
         cone
     }
@@ -122,10 +157,15 @@ impl Nat {
     fn lets_in(&self, from: SocketAddr, port: u16) -> bool {
         match self.kind {
             Kind::FullCone => true,
-            Kind::AddressRestricted => {
-                self.flows.keys().any(|(known, remote)| *known == port && remote.ip() == from.ip())
-            }
-            Kind::Public | Kind::PortRestricted | Kind::Poisoned | Kind::Symmetric | Kind::Blocked => false,
+            Kind::AddressRestricted => self
+                .flows
+                .keys()
+                .any(|(known, remote)| *known == port && remote.ip() == from.ip()),
+            Kind::Public
+            | Kind::PortRestricted
+            | Kind::Poisoned
+            | Kind::Symmetric
+            | Kind::Blocked => false,
         }
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::{Kind, Nat, Random};
 use crate::control::Control;
 use crate::{
-    Candidate, CandidateKind, Local, NatEvent, NatProber, Pair, PairEvent, PairStatus, Path, StunTransmit, Transmit,
+    Candidate, CandidateKind, Local, NatEvent, NatProber, Pair, PairEvent, PairStatus, Path,
+    StunTransmit, Transmit,
 };
 
 /// What one side has received of the other's stream of pod data.
@@ -28,7 +29,9 @@ impl Stream {
         self.direct += u64::from(via != Path::Relay);
         self.reordered += u64::from(self.highest.is_some_and(|highest| seq < highest));
         self.highest = self.highest.max(Some(seq));
-        self.gap = self.gap.max(self.last.map_or(Duration::ZERO, |last| now - last));
+        self.gap = self
+            .gap
+            .max(self.last.map_or(Duration::ZERO, |last| now - last));
         self.last = Some(now);
     }
 }
@@ -83,9 +86,18 @@ pub(crate) enum Outgoing {
 }
 
 impl Node {
-    pub(crate) fn new(now: Instant, nat: Nat, open_peer: Option<IpAddr>, random: &mut Random) -> Self {
+    pub(crate) fn new(
+        now: Instant,
+        nat: Nat,
+        open_peer: Option<IpAddr>,
+        random: &mut Random,
+    ) -> Self {
         let public = nat.kind == Kind::Public;
-        let inside = if public { nat.wan } else { IpAddr::from([192, 168, 1, 2]) };
+        let inside = if public {
+            nat.wan
+        } else {
+            IpAddr::from([192, 168, 1, 2])
+        };
         let address = SocketAddr::new(inside, 20_443);
         Self {
             nat,
@@ -95,7 +107,11 @@ impl Node {
             started: None,
             session: false,
             stream: Stream::default(),
-            watch: Watch { public, open_peer, ..Watch::default() },
+            watch: Watch {
+                public,
+                open_peer,
+                ..Watch::default()
+            },
             uses: Vec::new(),
             next_seq: 0,
             next_data: None,
@@ -116,8 +132,18 @@ impl Node {
         self.prober = NatProber::new(Box::new(Random(random.next())));
         (self.path, self.holding, self.session) = (Path::Relay, false, false);
         self.staged.clear();
-        let Watch { public, open_peer, broken, .. } = std::mem::take(&mut self.watch);
-        self.watch = Watch { public, open_peer, broken, ..Watch::default() };
+        let Watch {
+            public,
+            open_peer,
+            broken,
+            ..
+        } = std::mem::take(&mut self.watch);
+        self.watch = Watch {
+            public,
+            open_peer,
+            broken,
+            ..Watch::default()
+        };
         self.started = Some(now);
         self.prober.set_local(now, &self.local);
         self.prober.set_servers(now, servers);
@@ -143,7 +169,15 @@ impl Node {
         self.started?;
         let report = (self.unreported != (false, None)).then_some(self.next_report);
         let data = self.next_data.filter(|_| self.session);
-        [self.pair.poll_timeout(), self.prober.poll_timeout(), data, report].into_iter().flatten().min()
+        [
+            self.pair.poll_timeout(),
+            self.prober.poll_timeout(),
+            data,
+            report,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Does what is due and returns what to send.
@@ -172,7 +206,9 @@ impl Node {
     }
 
     fn emit_data(&mut self, now: Instant, out: &mut Vec<Outgoing>) {
-        let Some(due) = self.next_data.filter(|due| *due <= now && self.session) else { return };
+        let Some(due) = self.next_data.filter(|due| *due <= now && self.session) else {
+            return;
+        };
         let seq = self.next_seq;
         (self.next_seq, self.next_data) = (seq + 1, Some(due.max(now) + self.data_every));
         // The first packet after a silence is reported at once.
@@ -183,7 +219,10 @@ impl Node {
         if self.holding {
             self.staged.push_back(seq);
         } else {
-            out.push(Outgoing::Data { seq, via: self.path });
+            out.push(Outgoing::Data {
+                seq,
+                via: self.path,
+            });
         }
     }
 
@@ -216,13 +255,24 @@ impl Node {
         match event {
             PairEvent::Hold { marker } => {
                 self.holding = true;
-                out.push(Outgoing::Control(Transmit { via: self.path, ttl: None, message: marker }));
+                out.push(Outgoing::Control(Transmit {
+                    via: self.path,
+                    ttl: None,
+                    message: marker,
+                }));
             }
             PairEvent::Use(path) => {
                 self.watch.used(path);
+                if path == Path::Relay && self.path != Path::Relay {
+                    self.prober.refresh(now);
+                }
                 (self.path, self.holding) = (path, false);
                 self.uses.push((now, path));
-                out.extend(self.staged.drain(..).map(|seq| Outgoing::Data { seq, via: path }));
+                out.extend(
+                    self.staged
+                        .drain(..)
+                        .map(|seq| Outgoing::Data { seq, via: path }),
+                );
             }
         }
     }
@@ -230,10 +280,20 @@ impl Node {
     /// Tells the pair what this node has to offer.
     pub(crate) fn announce(&mut self, now: Instant) {
         let profile = self.prober.profile().clone();
-        let hosts = self.local.iter().map(|&address| Candidate { kind: CandidateKind::Host, address });
-        let seen = profile.reflexive.iter().map(|&address| Candidate { kind: CandidateKind::Reflexive, address });
+        let hosts = self.local.iter().map(|&address| Candidate {
+            kind: CandidateKind::Host,
+            address,
+        });
+        let seen = profile.reflexive.iter().map(|&address| Candidate {
+            kind: CandidateKind::Reflexive,
+            address,
+        });
         let candidates = hosts.chain(seen).collect();
-        let local = Local { profile, candidates, ..Local::default() };
+        let local = Local {
+            profile,
+            candidates,
+            ..Local::default()
+        };
         self.pair.handle_local(now, local);
     }
 
@@ -255,17 +315,25 @@ impl Watch {
     fn sent(&mut self, now: Instant, transmit: &Transmit) {
         self.messages += 1;
         self.sent.push_back(now);
-        while self.sent.front().is_some_and(|at| *at + Duration::from_secs(1) <= now) {
+        while self
+            .sent
+            .front()
+            .is_some_and(|at| *at + Duration::from_secs(1) <= now)
+        {
             self.sent.pop_front();
         }
         if self.sent.len() > 500 {
-            self.broken.push(format!("{} messages in a second", self.sent.len()));
+            self.broken
+                .push(format!("{} messages in a second", self.sent.len()));
         }
-        let (Path::Direct(to), Control::Probe { .. }) = (transmit.via, &transmit.message) else { return };
+        let (Path::Direct(to), Control::Probe { .. }) = (transmit.via, &transmit.message) else {
+            return;
+        };
         if transmit.ttl.is_some() {
             self.opened.insert(to);
         } else if !self.may_send(to) {
-            self.broken.push(format!("full time to live to {to} before the barrier"));
+            self.broken
+                .push(format!("full time to live to {to} before the barrier"));
         }
     }
 
@@ -278,7 +346,8 @@ impl Watch {
         if let Path::Direct(address) = path
             && !self.answered.contains(&address)
         {
-            self.broken.push(format!("data to {address}, which never answered"));
+            self.broken
+                .push(format!("data to {address}, which never answered"));
         }
     }
 

@@ -23,7 +23,9 @@ fn obstacle(one: Kind, other: Kind) -> Option<Reason> {
     } else if pair == [Kind::Symmetric; 2] {
         Some(Reason::BothNatsHard)
     } else if pair.contains(&Kind::Symmetric)
-        && pair.iter().any(|kind| matches!(kind, Kind::PortRestricted | Kind::Poisoned))
+        && pair
+            .iter()
+            .any(|kind| matches!(kind, Kind::PortRestricted | Kind::Poisoned))
     {
         Some(Reason::HardNatAgainstPortRestricted)
     } else {
@@ -43,7 +45,10 @@ fn every_kind_against_every_other() {
 }
 
 fn check(one: Kind, other: Kind, offset: Duration) {
-    let mut world = World::new(Settings { offset, ..Settings::new(one, other) });
+    let mut world = World::new(Settings {
+        offset,
+        ..Settings::new(one, other)
+    });
     world.begin_data(Duration::from_millis(10));
     world.run_for(offset);
     match obstacle(one, other) {
@@ -55,7 +60,12 @@ fn check(one: Kind, other: Kind, offset: Duration) {
             }
             world.run_for(Duration::from_secs(5));
             assert!(world.both_direct(), "{one:?} {other:?} does not last");
-            assert!(world.nodes.iter().all(|node| node.status(world.now).state == PathState::Direct));
+            assert!(
+                world
+                    .nodes
+                    .iter()
+                    .all(|node| node.status(world.now).state == PathState::Direct)
+            );
         }
         Some(reason) => {
             let same = |world: &World| {
@@ -65,7 +75,11 @@ fn check(one: Kind, other: Kind, offset: Duration) {
                 })
             };
             let took = world.until(Duration::from_secs(5), same);
-            assert!(took.is_some(), "{one:?} {other:?}: {:?}", world.nodes[0].status(world.now));
+            assert!(
+                took.is_some(),
+                "{one:?} {other:?}: {:?}",
+                world.nodes[0].status(world.now)
+            );
             world.run_for(Duration::from_secs(15));
             assert!(same(&world), "{one:?} {other:?}: the reason does not last");
         }
@@ -85,13 +99,21 @@ fn nats_are_told_apart() {
         (Kind::AddressRestricted, easy, AddressDependent),
         (Kind::PortRestricted, easy, AddressAndPortDependent),
         (Kind::Poisoned, easy, AddressAndPortDependent),
-        (Kind::Symmetric, Mapping::EndpointDependent, AddressAndPortDependent),
+        (
+            Kind::Symmetric,
+            Mapping::EndpointDependent,
+            AddressAndPortDependent,
+        ),
     ];
     for (kind, mapping, filtering) in cases {
         let mut world = World::new(Settings::new(kind, Kind::Public));
         world.run_for(Duration::from_secs(3));
         let profile = world.nodes[0].prober.profile();
-        assert_eq!((profile.mapping, profile.filtering, profile.udp), (mapping, filtering, Udp::Works), "{kind:?}");
+        assert_eq!(
+            (profile.mapping, profile.filtering, profile.udp),
+            (mapping, filtering, Udp::Works),
+            "{kind:?}"
+        );
         assert_eq!(profile.reflexive.len(), 1);
     }
     let mut world = World::new(Settings::new(Kind::Blocked, Kind::Public));

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Kind, Settings, World};
-use crate::{PathState, Reason};
+use super::{Kind, Node, Settings, World};
+use crate::{Path, PathState, Reason};
 
 fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -26,24 +26,45 @@ fn forget_gaps(world: &mut World) {
 }
 
 fn largest_gap(world: &World) -> Duration {
-    world.nodes.iter().map(|node| node.stream.gap).max().unwrap_or_default()
+    world
+        .nodes
+        .iter()
+        .map(|node| node.stream.gap)
+        .max()
+        .unwrap_or_default()
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "the real time that a run takes is what is measured")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the real time that a run takes is what is measured"
+)]
 fn from_relay_to_direct_in_under_100_ms_of_real_time() {
     let began = std::time::Instant::now();
     let mut world = World::new(Settings::new(Kind::PortRestricted, Kind::PortRestricted));
     world.begin_data(millis(10));
-    let first = world.until(millis(1_000), |world| world.nodes.iter().all(|node| node.stream.received > 0));
+    let first = world.until(millis(1_000), |world| {
+        world.nodes.iter().all(|node| node.stream.received > 0)
+    });
     assert!(first.is_some());
-    assert!(world.nodes.iter().all(|node| node.status(world.now).state == PathState::Relay));
-    let took = world.until(millis(2_000), World::both_direct).expect("direct");
+    assert!(
+        world
+            .nodes
+            .iter()
+            .all(|node| node.status(world.now).state == PathState::Relay)
+    );
+    let took = world
+        .until(millis(2_000), World::both_direct)
+        .expect("direct");
     world.run_for(millis(1_000));
     for node in &world.nodes {
         let status = node.status(world.now);
         assert_eq!((status.state, status.reason), (PathState::Direct, None));
-        assert!(status.rtt.is_some_and(|rtt| rtt <= millis(25)), "{:?}", status.rtt);
+        assert!(
+            status.rtt.is_some_and(|rtt| rtt <= millis(25)),
+            "{:?}",
+            status.rtt
+        );
         assert_eq!(node.stream.reordered, 0);
         assert_eq!(node.uses.len(), 1);
     }
@@ -60,13 +81,19 @@ fn nothing_is_lost_or_overtaken_on_promotion() {
         settings.relay_delay = millis(relay);
         let mut world = World::new(settings);
         world.begin_data(Duration::from_micros(500));
-        world.until(millis(5_000), World::both_direct).expect("direct");
+        world
+            .until(millis(5_000), World::both_direct)
+            .expect("direct");
         world.run_for(millis(1_000));
         world.end_data();
         world.run_for(millis(1_000));
         for (node, other) in [(0, 1), (1, 0)] {
             let stream = &world.nodes[node].stream;
-            assert_eq!((stream.reordered, stream.received), (0, world.nodes[other].next_seq), "relay {relay} ms");
+            assert_eq!(
+                (stream.reordered, stream.received),
+                (0, world.nodes[other].next_seq),
+                "relay {relay} ms"
+            );
         }
     }
 }
@@ -78,15 +105,24 @@ fn a_cut_is_bridged_by_the_relay_and_healed() {
         world.run_for(millis(5_000));
         forget_gaps(&mut world);
         world.cut = cut;
-        let demoted = world.until(millis(2_000), |world| world.nodes.iter().all(|node| !node.is_direct()));
+        let demoted = world.until(millis(2_000), |world| {
+            world.nodes.iter().all(|node| !node.is_direct())
+        });
         assert!(demoted.is_some(), "{cut:?}");
         world.run_for(millis(20_000));
-        assert!(largest_gap(&world) <= millis(2_000), "{cut:?} {:?}", largest_gap(&world));
+        assert!(
+            largest_gap(&world) <= millis(2_000),
+            "{cut:?} {:?}",
+            largest_gap(&world)
+        );
         assert!(world.nodes.iter().all(|node| !node.is_direct()));
         world.cut = [false; 2];
         let healed = world.until(millis(30_000), World::both_direct);
         assert!(healed.is_some(), "{cut:?}");
-        println!("cut {cut:?}: demoted after {demoted:?}, gap {:?}, healed after {healed:?}", largest_gap(&world));
+        println!(
+            "cut {cut:?}: demoted after {demoted:?}, gap {:?}, healed after {healed:?}",
+            largest_gap(&world)
+        );
         world.check();
     }
 }
@@ -109,7 +145,11 @@ fn losing_the_relay_harms_nothing_while_direct() {
     world.set_relay(false);
     world.run_for(Duration::from_secs(120));
     assert!(world.both_direct());
-    assert!(largest_gap(&world) <= millis(50), "{:?}", largest_gap(&world));
+    assert!(
+        largest_gap(&world) <= millis(50),
+        "{:?}",
+        largest_gap(&world)
+    );
     world.cut = [true; 2];
     world.run_for(millis(10_000));
     assert!(world.both_direct(), "there is nothing else");
@@ -127,9 +167,15 @@ fn without_relay_and_direct_path_the_status_says_so() {
     world.run_for(millis(5_000));
     world.set_relay(false);
     let status = world.nodes[0].status(world.now);
-    assert_eq!((status.state, status.reason), (PathState::None, Some(Reason::RelayUnreachable)));
+    assert_eq!(
+        (status.state, status.reason),
+        (PathState::None, Some(Reason::RelayUnreachable))
+    );
     world.nodes[0].pair.handle_admission(true);
-    assert_eq!(world.nodes[0].status(world.now).reason, Some(Reason::NotAdmitted));
+    assert_eq!(
+        world.nodes[0].status(world.now).reason,
+        Some(Reason::NotAdmitted)
+    );
 }
 
 #[test]
@@ -143,7 +189,11 @@ fn a_restarted_peer_is_found_again() {
         assert!(forgotten.is_some());
         assert!(world.until(millis(3_000), World::both_direct).is_some());
         world.run_for(millis(1_000));
-        assert!(largest_gap(&world) <= millis(3_000), "{:?}", largest_gap(&world));
+        assert!(
+            largest_gap(&world) <= millis(3_000),
+            "{:?}",
+            largest_gap(&world)
+        );
         world.check();
     }
 }
@@ -156,7 +206,37 @@ fn forgotten_nat_state_heals() {
     world.nodes[1].nat.flush();
     world.run_for(millis(10_000));
     assert!(world.both_direct());
-    assert!(largest_gap(&world) <= millis(2_000), "{:?}", largest_gap(&world));
+    assert!(
+        largest_gap(&world) <= millis(2_000),
+        "{:?}",
+        largest_gap(&world)
+    );
+}
+
+#[test]
+fn another_public_address_heals() {
+    for kind in [Kind::FullCone, Kind::PortRestricted] {
+        let mut world = direct(Settings::new(Kind::PortRestricted, kind));
+        world.run_for(millis(5_000));
+        forget_gaps(&mut world);
+        world.nodes[1].nat.wan = [192, 0, 2, 77].into();
+        world.nodes[1].nat.flush();
+        let healed = world.until(millis(5_000), |world| {
+            let renewed = |node: &Node| match node.pair.path() {
+                Path::Direct(to) => to.ip() == world.nodes[1].nat.wan,
+                Path::Relay => false,
+            };
+            renewed(&world.nodes[0]) && world.nodes[1].is_direct()
+        });
+        println!("{kind:?} renumbered: healed after {healed:?}");
+        assert!(healed.is_some());
+        assert!(
+            largest_gap(&world) <= millis(2_000),
+            "{:?}",
+            largest_gap(&world)
+        );
+        world.check();
+    }
 }
 
 #[test]
@@ -165,10 +245,15 @@ fn a_poisoned_flow_is_waited_out() {
     world.run_for(millis(5_000));
     // What the other sends next is taken for a flow of the router itself.
     world.nodes[1].nat.flush();
-    let lost = world.until(millis(3_000), |world| world.nodes.iter().all(|node| !node.is_direct()));
+    let lost = world.until(millis(3_000), |world| {
+        world.nodes.iter().all(|node| !node.is_direct())
+    });
     assert!(lost.is_some());
     world.run_for(millis(10_000));
-    assert!(!world.both_direct(), "the simulated router is not as bad as it should be");
+    assert!(
+        !world.both_direct(),
+        "the simulated router is not as bad as it should be"
+    );
     let healed = world.until(Duration::from_secs(180), World::both_direct);
     println!("healed after {healed:?}");
     assert!(healed.is_some());
@@ -190,12 +275,19 @@ fn an_idle_path_stays_open_and_sleeps_in_the_end() {
     world.run_for(Duration::from_secs(130));
     for node in &world.nodes {
         let status = node.status(world.now);
-        assert_eq!((status.state, status.reason), (PathState::Idle, Some(Reason::Idle)));
+        assert_eq!(
+            (status.state, status.reason),
+            (PathState::Idle, Some(Reason::Idle))
+        );
         assert!(!node.pair.is_active(world.now) && !node.is_direct());
     }
     let asleep = world.nodes[0].watch.messages;
     world.run_for(Duration::from_secs(600));
-    assert!(world.nodes[0].watch.messages <= asleep + 4, "{}", world.nodes[0].watch.messages - asleep);
+    assert!(
+        world.nodes[0].watch.messages <= asleep + 4,
+        "{}",
+        world.nodes[0].watch.messages - asleep
+    );
     world.begin_data(millis(10));
     assert!(world.until(millis(3_000), World::both_direct).is_some());
     world.check();

@@ -74,7 +74,11 @@ enum Event {
     Start(usize),
     Session(u64),
     Datagram(Datagram),
-    Relayed { to: usize, generation: u64, body: Body },
+    Relayed {
+        to: usize,
+        generation: u64,
+        body: Body,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -96,11 +100,15 @@ enum Body {
 }
 
 impl World {
-    #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "virtual time has to begin somewhere"
+    )]
     pub(crate) fn new(settings: Settings) -> Self {
         let start = Instant::now();
         let mut random = Random(settings.seed);
-        let open = [1, 0].map(|peer| (settings.kinds[peer] == Kind::Public).then(|| IpAddr::from(WAN[peer])));
+        let open = [1, 0]
+            .map(|peer| (settings.kinds[peer] == Kind::Public).then(|| IpAddr::from(WAN[peer])));
         let nodes = [0, 1].map(|site| {
             let nat = Nat::new(settings.kinds[site], IpAddr::from(WAN[site]));
             Node::new(start, nat, open[site], &mut random)
@@ -123,7 +131,11 @@ impl World {
     }
 
     /// Goes on until `done`, or for `limit` at most; how long it took, if it came to pass.
-    pub(crate) fn until(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> Option<Duration> {
+    pub(crate) fn until(
+        &mut self,
+        limit: Duration,
+        mut done: impl FnMut(&Self) -> bool,
+    ) -> Option<Duration> {
         let (began, deadline) = (self.now, self.now + limit);
         let mut turns = 0;
         while !done(self) {
@@ -186,7 +198,11 @@ impl World {
     }
 
     fn turn(&mut self) {
-        while let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= self.now) {
+        while let Some(entry) = self
+            .events
+            .first_entry()
+            .filter(|entry| entry.key().0 <= self.now)
+        {
             let event = entry.remove();
             self.happen(event);
             self.pump();
@@ -198,11 +214,17 @@ impl World {
         match event {
             Event::Start(site) => self.begin(site),
             Event::Session(generation) if generation == self.generation => {
-                self.nodes.iter_mut().for_each(|node| node.begin_session(self.now));
+                self.nodes
+                    .iter_mut()
+                    .for_each(|node| node.begin_session(self.now));
             }
             Event::Session(_) => {}
             Event::Datagram(datagram) => self.arrive(datagram),
-            Event::Relayed { to, generation, body } => {
+            Event::Relayed {
+                to,
+                generation,
+                body,
+            } => {
                 if generation == self.generation {
                     self.deliver(to, Path::Relay, body);
                 }
@@ -216,7 +238,10 @@ impl World {
         if self.nodes.iter().all(|node| node.started.is_some()) {
             // Initiation, response, first data: all through the relay.
             self.generation += 1;
-            self.plan(self.now + self.settings.relay_delay * 3, Event::Session(self.generation));
+            self.plan(
+                self.now + self.settings.relay_delay * 3,
+                Event::Session(self.generation),
+            );
         }
     }
 
@@ -234,10 +259,19 @@ impl World {
         let (from, to, ttl, body) = match outgoing {
             Outgoing::Stun(stun) => {
                 assert!(stun.bytes.len() >= 80 && is_stun(&stun.bytes));
-                let from = if stun.socket == StunSocket::Data { inside } else { fresh };
+                let from = if stun.socket == StunSocket::Data {
+                    inside
+                } else {
+                    fresh
+                };
                 (from, Path::Direct(stun.to), None, Body::Stun(stun.bytes))
             }
-            Outgoing::Control(control) => (inside, control.via, control.ttl, Body::Control(control.message.encode())),
+            Outgoing::Control(control) => (
+                inside,
+                control.via,
+                control.ttl,
+                Body::Control(control.message.encode()),
+            ),
             Outgoing::Data { seq, via } => (inside, via, None, Body::Data(seq)),
         };
         match to {
@@ -245,7 +279,17 @@ impl World {
             Path::Direct(to) => {
                 let ttl = ttl.unwrap_or(DEFAULT_TTL);
                 let generation = self.generation;
-                self.leave(site, Datagram { from, to, ttl, body, generation, site: Some(site) });
+                self.leave(
+                    site,
+                    Datagram {
+                        from,
+                        to,
+                        ttl,
+                        body,
+                        generation,
+                        site: Some(site),
+                    },
+                );
             }
         }
     }
@@ -256,7 +300,14 @@ impl World {
         }
         let at = (self.now + self.settings.relay_delay + self.jitter()).max(self.relayed[to]);
         self.relayed[to] = at;
-        self.plan(at, Event::Relayed { to, generation: self.generation, body });
+        self.plan(
+            at,
+            Event::Relayed {
+                to,
+                generation: self.generation,
+                body,
+            },
+        );
     }
 
     /// Out through the site's router and over the core.
@@ -268,7 +319,10 @@ impl World {
                 return;
             }
         }
-        let Some(from) = nat.outbound(self.now, &mut self.random, datagram.from, datagram.to) else { return };
+        let Some(from) = nat.outbound(self.now, &mut self.random, datagram.from, datagram.to)
+        else {
+            return;
+        };
         datagram.from = from;
         self.cross(datagram);
     }
@@ -282,19 +336,32 @@ impl World {
     }
 
     fn arrive(&mut self, mut datagram: Datagram) {
-        if let Some(server) = STUN.iter().position(|ip| datagram.to.ip() == IpAddr::from(*ip)) {
+        if let Some(server) = STUN
+            .iter()
+            .position(|ip| datagram.to.ip() == IpAddr::from(*ip))
+        {
             self.answer(server, &datagram);
             return;
         }
-        let Some(site) = WAN.iter().position(|ip| datagram.to.ip() == IpAddr::from(*ip)) else { return };
+        let is_for = |node: &Node| node.nat.wan == datagram.to.ip();
+        let Some(site) = self.nodes.iter().position(is_for) else {
+            return;
+        };
         if datagram.site.is_some_and(|from| self.cut[from]) {
             return;
         }
-        let Node { nat, address, fresh_port, .. } = &mut self.nodes[site];
+        let Node {
+            nat,
+            address,
+            fresh_port,
+            ..
+        } = &mut self.nodes[site];
         let inside = if nat.kind == Kind::Public {
             datagram.to
         } else {
-            let Some(inside) = nat.inbound(self.now, datagram.from, datagram.to.port()) else { return };
+            let Some(inside) = nat.inbound(self.now, datagram.from, datagram.to.port()) else {
+                return;
+            };
             datagram.ttl -= 1;
             if datagram.ttl == 0 {
                 return;
@@ -303,9 +370,15 @@ impl World {
         };
         match datagram.body {
             Body::Stun(bytes) => {
-                let socket = if inside == *address { StunSocket::Data } else { StunSocket::Fresh };
+                let socket = if inside == *address {
+                    StunSocket::Data
+                } else {
+                    StunSocket::Fresh
+                };
                 assert!(inside == *address || inside.port() <= *fresh_port);
-                self.nodes[site].prober.handle_packet(self.now, socket, datagram.from, &bytes);
+                self.nodes[site]
+                    .prober
+                    .handle_packet(self.now, socket, datagram.from, &bytes);
             }
             body @ (Body::Control(_) | Body::Data(_)) if datagram.generation == self.generation => {
                 self.deliver(site, Path::Direct(datagram.from), body);
@@ -327,8 +400,12 @@ impl World {
     }
 
     fn answer(&mut self, server: usize, datagram: &Datagram) {
-        let Body::Stun(bytes) = &datagram.body else { return };
-        let Some((id, change)) = parse_request(bytes) else { return };
+        let Body::Stun(bytes) = &datagram.body else {
+            return;
+        };
+        let Some((id, change)) = parse_request(bytes) else {
+            return;
+        };
         let (ip, port) = match change {
             Change::Nothing => (STUN[server], datagram.to.port()),
             Change::Port => (STUN[server], OTHER_STUN_PORT),

@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use super::server::{parse_request, response};
 use super::*;
 
-const ID: TransactionId = TransactionId([0xb7, 0xe7, 0xa7, 0x01, 0xbc, 0x34, 0xd6, 0x86, 0xfa, 0x87, 0xdf, 0xae]);
+const ID: TransactionId = TransactionId([
+    0xb7, 0xe7, 0xa7, 0x01, 0xbc, 0x34, 0xd6, 0x86, 0xfa, 0x87, 0xdf, 0xae,
+]);
 
 /// RFC 5769 section 2.1.
 const REQUEST: &str = "00010058 2112a442 b7e7a701bc34d686fa87dfae \
@@ -19,26 +21,41 @@ const IPV6: &str = "01010048 2112a442 b7e7a701bc34d686fa87dfae 8022000b 74657374
     00200014 0002a1470113a9faa5d3f179bc25f4b5bed2b9d9 \
     00080014 a382954e4be67bf11784c97c8292c275bfe3ed41 80280004 c8fb0b4c";
 /// The shortest request that DERP servers answer.
-const DERP: &str = "00010014 2112a442 0102030405060708090a0b0c 80220008 7461696c6e6f6465 80280004 b32c370f";
+const DERP: &str =
+    "00010014 2112a442 0102030405060708090a0b0c 80220008 7461696c6e6f6465 80280004 b32c370f";
 
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u32> = hex.chars().filter_map(|c| c.to_digit(16)).collect();
-    digits.chunks(2).map(|pair| u8::try_from(pair[0] << 4 | pair[1]).unwrap()).collect()
+    digits
+        .chunks(2)
+        .map(|pair| u8::try_from(pair[0] << 4 | pair[1]).unwrap())
+        .collect()
 }
 
 #[test]
 fn rfc_5769_request() {
     assert!(is_stun(&bytes(REQUEST)));
     assert_eq!(parse_request(&bytes(REQUEST)), Some((ID, Change::Nothing)));
-    assert_eq!(parse_response(&bytes(REQUEST)), Err(ParseError::Type(BINDING_REQUEST)));
+    assert_eq!(
+        parse_response(&bytes(REQUEST)),
+        Err(ParseError::Type(BINDING_REQUEST))
+    );
 }
 
 #[test]
 fn rfc_5769_responses() {
     let v4 = parse_response(&bytes(IPV4)).unwrap();
-    assert_eq!((v4.transaction, v4.mapped), (ID, "192.0.2.1:32853".parse().unwrap()));
+    assert_eq!(
+        (v4.transaction, v4.mapped),
+        (ID, "192.0.2.1:32853".parse().unwrap())
+    );
     let v6 = parse_response(&bytes(IPV6)).unwrap();
-    assert_eq!(v6.mapped, "[2001:db8:1234:5678:11:2233:4455:6677]:32853".parse().unwrap());
+    assert_eq!(
+        v6.mapped,
+        "[2001:db8:1234:5678:11:2233:4455:6677]:32853"
+            .parse()
+            .unwrap()
+    );
 }
 
 #[test]
@@ -68,7 +85,10 @@ fn longest_answer_fits_our_request() {
 
 #[test]
 fn other_address_is_read_plain() {
-    let (mapped, other) = ("198.51.100.7:4000".parse().unwrap(), "203.0.113.21:3479".parse().unwrap());
+    let (mapped, other) = (
+        "198.51.100.7:4000".parse().unwrap(),
+        "203.0.113.21:3479".parse().unwrap(),
+    );
     let read = parse_response(&response(ID, mapped, Some(other))).unwrap();
     assert_eq!((read.mapped, read.other), (mapped, Some(other)));
 }
@@ -76,14 +96,22 @@ fn other_address_is_read_plain() {
 #[test]
 fn first_of_repeated_attributes_counts_and_xor_beats_plain() {
     let body = "0001000800010001c6336401 00200008 0001a147e112a643 00200008 0001a147e112a644";
-    let message = bytes(&format!("01010024 2112a442 b7e7a701bc34d686fa87dfae {body}"));
-    assert_eq!(parse_response(&message).unwrap().mapped, "192.0.2.1:32853".parse().unwrap());
+    let message = bytes(&format!(
+        "01010024 2112a442 b7e7a701bc34d686fa87dfae {body}"
+    ));
+    assert_eq!(
+        parse_response(&message).unwrap().mapped,
+        "192.0.2.1:32853".parse().unwrap()
+    );
 }
 
 #[test]
 fn old_attribute_number_is_understood() {
     let message = bytes("0101000c 2112a442 b7e7a701bc34d686fa87dfae 80200008 0001a147e112a643");
-    assert_eq!(parse_response(&message).unwrap().mapped, "192.0.2.1:32853".parse().unwrap());
+    assert_eq!(
+        parse_response(&message).unwrap().mapped,
+        "192.0.2.1:32853".parse().unwrap()
+    );
 }
 
 #[test]
@@ -91,17 +119,38 @@ fn malformed_messages_are_refused() {
     let header = "2112a442 b7e7a701bc34d686fa87dfae";
     let cases = [
         (format!("01010004 {header} 00200000"), ParseError::Address),
-        (format!("01010008 {header} 00200004 0001a147"), ParseError::Address),
-        (format!("0101000c {header} 00200008 0003a147e112a643"), ParseError::Address),
-        (format!("0101000c {header} 00200018 0001a147e112a643"), ParseError::Attributes),
+        (
+            format!("01010008 {header} 00200004 0001a147"),
+            ParseError::Address,
+        ),
+        (
+            format!("0101000c {header} 00200008 0003a147e112a643"),
+            ParseError::Address,
+        ),
+        (
+            format!("0101000c {header} 00200018 0001a147e112a643"),
+            ParseError::Attributes,
+        ),
         (format!("01010002 {header} 0020"), ParseError::Attributes),
         (format!("01010000 {header}"), ParseError::Mapped),
-        (format!("0101000c {header} 00010008 0001a14700000000"), ParseError::Mapped),
-        (format!("0101000c {header} 00010008 00010000c0000201"), ParseError::Mapped),
-        (format!("0101000c {header} 00010008 0001a1477f000001"), ParseError::Mapped),
+        (
+            format!("0101000c {header} 00010008 0001a14700000000"),
+            ParseError::Mapped,
+        ),
+        (
+            format!("0101000c {header} 00010008 00010000c0000201"),
+            ParseError::Mapped,
+        ),
+        (
+            format!("0101000c {header} 00010008 0001a1477f000001"),
+            ParseError::Mapped,
+        ),
         (format!("01110000 {header}"), ParseError::Type(0x0111)),
         (format!("01010004 {header}"), ParseError::NotStun),
-        ("0101000021 12a443 b7e7a701bc34d686fa87dfae".into(), ParseError::NotStun),
+        (
+            "0101000021 12a443 b7e7a701bc34d686fa87dfae".into(),
+            ParseError::NotStun,
+        ),
     ];
     for (hex, error) in cases {
         assert_eq!(parse_response(&bytes(&hex)), Err(error), "{hex}");
@@ -111,7 +160,9 @@ fn malformed_messages_are_refused() {
 #[test]
 fn attributes_are_counted() {
     let body = "80220000".repeat(33);
-    let message = bytes(&format!("01010084 2112a442 b7e7a701bc34d686fa87dfae {body}"));
+    let message = bytes(&format!(
+        "01010084 2112a442 b7e7a701bc34d686fa87dfae {body}"
+    ));
     assert_eq!(parse_response(&message), Err(ParseError::Attributes));
 }
 
