@@ -1,6 +1,6 @@
 //! The data path: pod packets between a TUN device and remote nodes, in WireGuard, over a relay or directly.
 //!
-//! Two plain threads move packets ([`outbound`], [`inbound`]); one async task, the driver, decides. It feeds the
+//! Two plain threads move packets (`outbound`, `inbound`); one async task, the driver, decides. It feeds the
 //! sans-IO cores of `traversal` with what happens and carries out what they ask for. The threads read snapshots that
 //! the driver publishes; per packet nothing crosses between them but the lock of one peer.
 
