@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use derp::NodeKey;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -273,6 +273,7 @@ impl<'a> Inbound<'a> {
             .get_or_insert_with(|| Noise::new(&self.shared.identity, &peer.key, peer.index));
         match noise.open(via.source(), datagram, &mut self.plain) {
             Opened::Reply(response) => {
+                state.handshake = Some(SystemTime::now());
                 heard(&mut state, via);
                 send_back(self.shared, via, peer, response);
             }
@@ -307,7 +308,7 @@ impl<'a> Inbound<'a> {
         if let Opened::Reply(keepalive) = noise.open(via.source(), datagram, &mut self.plain) {
             send_back(self.shared, via, &peer, keepalive);
             heard(&mut state, via);
-            state.initiated = None;
+            (state.initiated, state.handshake) = (None, Some(SystemTime::now()));
             if !had_session {
                 self.established(&peer, &mut state);
             }

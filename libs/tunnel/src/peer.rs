@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use derp::NodeKey;
@@ -59,6 +59,8 @@ pub(crate) struct PeerState {
     pub(crate) holding: bool,
     /// When we last sent an initiation of our own.
     pub(crate) initiated: Option<Instant>,
+    /// When keys were last agreed.
+    pub(crate) handshake: Option<SystemTime>,
     /// Where the last authenticated packet came from.
     pub(crate) heard: Option<Path>,
     staged: VecDeque<Staged>,
@@ -153,6 +155,7 @@ impl PeerState {
             relay: None,
             holding: false,
             initiated: None,
+            handshake: None,
             heard: None,
             staged: VecDeque::new(),
             staged_bytes: 0,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use derp::{NodeKey, NodeSecret, RelayUrl};
 use ipnet::IpNet;
@@ -117,10 +117,10 @@ pub struct NodeStatus {
     pub endpoint: Option<Endpoint>,
     /// Round trip of the path.
     pub rtt: Option<Duration>,
-    /// How long data has been on this path.
-    pub path_age: Option<Duration>,
-    /// Age of the current session.
-    pub handshake_age: Option<Duration>,
+    /// Since when data has been on this path.
+    pub path_since: Option<SystemTime>,
+    /// When keys were last agreed.
+    pub handshake: Option<SystemTime>,
     /// Sealed bytes of pod packets received and sent.
     pub rx_bytes: u64,
     /// See `rx_bytes`.

@@ -7,7 +7,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
@@ -162,11 +161,6 @@ impl Noise {
     /// Whether data can be sealed now.
     pub(crate) fn has_session(&self) -> bool {
         self.tunn.time_since_last_handshake().is_some()
-    }
-
-    /// Age of the current session.
-    pub(crate) fn session_age(&self) -> Option<Duration> {
-        self.tunn.time_since_last_handshake()
     }
 
     /// Seals `plaintext` (a padded inner packet) into exactly `plaintext.len() + OVERHEAD` bytes of `out`.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::SystemTime;
 
 use api::{
     Filtering, Mapping, NatReport, PathKind, PathReport, PeerConfig, PeerNode, PeerReport, Reason,
@@ -84,8 +84,8 @@ fn path(node: &PeerNode, status: &NodeStatus, mtu: u16) -> PathReport {
         rtt_micros: status
             .rtt
             .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
-        path_since: status.path_age.and_then(ago),
-        last_handshake: status.handshake_age.and_then(ago),
+        path_since: status.path_since.and_then(timestamp),
+        last_handshake: status.handshake.and_then(timestamp),
         rx_bytes: status.rx_bytes,
         tx_bytes: status.tx_bytes,
         mtu,
@@ -134,6 +134,6 @@ fn reason(reason: traversal::Reason) -> Reason {
     }
 }
 
-fn ago(age: Duration) -> Option<Timestamp> {
-    Timestamp::now().checked_sub(age).ok()
+fn timestamp(at: SystemTime) -> Option<Timestamp> {
+    Timestamp::try_from(at).ok()
 }

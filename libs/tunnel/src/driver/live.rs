@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use traversal::{Entropy, Local, Pair, PairEvent, Path, Transmit};
 
@@ -28,6 +28,8 @@ pub(super) struct Live {
     had_session: bool,
     seen_tx: u64,
     seen_rx: u64,
+    /// Since when the path has been what it is, by both clocks: the wall clock may be stepped in between.
+    since: (Option<Instant>, SystemTime),
 }
 
 /// A relay and its round trip, in the order in which this node should be looked for.
@@ -51,6 +53,7 @@ impl Live {
             wanted_at: now,
             next_noise: now,
             had_session: false,
+            since: (None, SystemTime::now()),
         };
         live.relays_changed(now, order, refused);
         live
@@ -130,9 +133,10 @@ impl Live {
         tracing::trace!(peer = ?self.peer.key, age = shared.milliseconds(now), "counters");
     }
 
-    /// Counters and WireGuard's timers.
+    /// Counters, WireGuard's timers, and the age of the path.
     pub(super) fn tick(&mut self, shared: &Shared, now: Instant) {
         self.note_counters(shared, now);
+        self.note_path(now);
         if now < self.next_noise {
             return;
         }
@@ -235,6 +239,24 @@ impl Live {
             .noise
             .as_ref()
             .is_some_and(Noise::has_session)
+    }
+
+    /// Since when the path has been what it is.
+    pub(super) fn path_since(&self) -> SystemTime {
+        self.since.1
+    }
+
+    fn note_path(&mut self, now: Instant) {
+        let since = self.pair.status(now).since;
+        if since != self.since.0 {
+            let age = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+            self.since = (
+                since,
+                SystemTime::now()
+                    .checked_sub(age)
+                    .unwrap_or(SystemTime::UNIX_EPOCH),
+            );
+        }
     }
 
     fn note_session(&mut self, now: Instant) {

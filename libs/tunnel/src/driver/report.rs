@@ -10,7 +10,6 @@ use super::Driver;
 use super::live::Live;
 use crate::peer::Peer;
 use crate::tunnel::{Endpoint, NodeStatus, Status};
-use crate::wireguard::Noise;
 
 impl Driver {
     pub(super) fn report(&self, now: Instant) -> Status {
@@ -60,7 +59,7 @@ fn node(peer: &Arc<Peer>, live: Option<&Live>, now: Instant) -> NodeStatus {
         .relay
         .as_ref()
         .map(|link| Endpoint::Relay(link.url.clone()));
-    let handshake_age = state.noise.as_ref().and_then(Noise::session_age);
+    let handshake = state.handshake;
     drop(state);
     let counters = &peer.counters;
     NodeStatus {
@@ -76,10 +75,8 @@ fn node(peer: &Arc<Peer>, live: Option<&Live>, now: Instant) -> NodeStatus {
             PathState::Idle | PathState::None => None,
         },
         rtt: status.as_ref().and_then(|status| status.rtt),
-        path_age: status
-            .and_then(|status| status.since)
-            .map(|since| now.saturating_duration_since(since)),
-        handshake_age,
+        path_since: live.map(Live::path_since),
+        handshake,
         rx_bytes: counters.rx_bytes.load(Ordering::Relaxed),
         tx_bytes: counters.tx_bytes.load(Ordering::Relaxed),
         rx_direct_bytes: counters.rx_direct_bytes.load(Ordering::Relaxed),
