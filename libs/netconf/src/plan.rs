@@ -129,17 +129,17 @@ impl fmt::Display for Rule {
 
 /// The steps from `actual` to `desired`; empty when there is nothing to do.
 ///
-/// What protects comes before what connects: sets and filters before routes, and an unreachable route
-/// before the live one in front of it.
+/// What protects comes before what connects: sets and filters before routes, an unreachable route before the
+/// live one in front of it, and forwarding only when all of them stand. While it is off no pod's packet leaves the node.
 pub fn plan(names: &Names, desired: &Desired, actual: &Actual) -> Vec<Change> {
     let mut changes = Vec::new();
-    host(desired, actual, &mut changes);
     device(names, desired, actual, &mut changes);
     let flows = table(names, desired, actual, &mut changes);
     for chain in &actual.chains {
         accepts(chain, desired, &mut changes);
     }
     routing(names, desired, actual, &mut changes);
+    host(desired, actual, &mut changes);
     if !desired.device && actual.device.as_ref().is_some_and(|device| device.tun) {
         changes.push(Change::DeleteDevice);
     }
@@ -319,10 +319,15 @@ fn rules(names: &Names, desired: &Desired, actual: &Actual) -> BTreeSet<Rule> {
 
 /// A live route with another source or MTU has the same key, so putting the wanted one replaces it.
 fn is_replaced(route: &Route, wanted: &BTreeSet<Route>) -> bool {
+    let first = Route {
+        prefix: route.prefix,
+        target: Target::Unreachable,
+    };
     matches!(route.target, Target::Device { .. })
-        && wanted.iter().any(|other| {
-            other.prefix == route.prefix && matches!(other.target, Target::Device { .. })
-        })
+        && wanted
+            .range(first..)
+            .take_while(|other| other.prefix == route.prefix)
+            .any(|other| matches!(other.target, Target::Device { .. }))
 }
 
 #[cfg(test)]

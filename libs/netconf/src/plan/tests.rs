@@ -138,7 +138,6 @@ fn a_bare_host_is_set_up_in_a_safe_order() {
     assert_eq!(
         texts(&changes),
         [
-            "set net/ipv4/ip_forward to 1",
             "set up the device",
             "make the nftables table",
             "route 10.2.0.0/16",
@@ -146,6 +145,7 @@ fn a_bare_host_is_set_up_in_a_safe_order() {
             "add IPv4 rule 300",
             "add IPv6 rule 300",
             "route 10.2.0.0/16",
+            "set net/ipv4/ip_forward to 1",
             "forget translated flows",
         ]
     );
@@ -156,7 +156,7 @@ fn a_bare_host_is_set_up_in_a_safe_order() {
             mtu: 1280,
         },
     });
-    assert_eq!(changes.get(7), Some(&live));
+    assert_eq!(changes.get(6), Some(&live));
 }
 
 #[test]
@@ -382,6 +382,24 @@ proptest! {
                 let route = Route { prefix: *prefix, target: Target::Unreachable };
                 prop_assert!(next.is_idle() || actual.routes.contains(&route));
             }
+        }
+    }
+
+    #[test]
+    fn forwarding_waits_for_every_guard(desired in any_desired(), mut actual in any_actual()) {
+        let names = Names::default();
+        for change in plan(&names, &desired, &actual) {
+            if matches!(change, Change::Turn { .. }) {
+                let mut guarded = routes(&desired, &actual);
+                guarded.retain(|route| matches!(route.target, Target::Unreachable));
+                prop_assert!(guarded.is_subset(&actual.routes));
+                prop_assert!(rules(&names, &desired, &actual).is_subset(&actual.rules));
+                let Table::Ours { sets, .. } = &actual.table else {
+                    panic!("no table");
+                };
+                prop_assert_eq!(sets, &Sets::of(&desired));
+            }
+            model(&mut actual, change, &names, &desired);
         }
     }
 
