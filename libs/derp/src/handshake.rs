@@ -44,7 +44,7 @@ pub enum OpenError {
     /// Too short for key, nonce and tag.
     #[error("the handshake message is cut short")]
     Short,
-    /// The key in front is weak.
+    /// The key in front is no node key: weak, or not reduced.
     #[error("the handshake message is from a weak key")]
     WeakKey,
     /// The box does not open: it was sealed by or for another key, or damaged.

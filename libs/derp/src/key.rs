@@ -6,19 +6,13 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crypto_box::SecretKey;
-use crypto_box::aead::OsRng;
-use crypto_box::aead::rand_core::RngCore as _;
+use rand::{RngCore as _, TryRngCore as _};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Bytes of a key.
 pub const KEY_LEN: usize = 32;
-
-/// The operating system gives no randomness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the operating system gives no randomness")]
-pub struct NoRandomness;
 
 const HEX_PREFIX: &str = "nodekey:";
 const BASE64_LENGTH: usize = 44;
@@ -52,8 +46,13 @@ const fn below_prime_or_above(first: u8) -> [u8; 32] {
     bytes
 }
 
+/// The operating system gives no randomness.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the operating system gives no randomness")]
+pub struct NoRandomness;
+
 /// Why something is not a node key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum KeyError {
     /// Neither of the two text forms.
     #[error(
@@ -63,9 +62,17 @@ pub enum KeyError {
     /// A key that gives no secrecy.
     #[error("this key is all zeros or of low order, so nothing sealed with it would be secret")]
     Weak,
+    /// A number that is not reduced: a second name for the key of somebody else.
+    #[error(
+        "this is not how the key is written; print it again with `wg pubkey` or culvert-agent keygen"
+    )]
+    NotReduced,
 }
 
 /// A node's public key: 32 bytes, WireGuard's static key and the address on relays.
+///
+/// Text that X25519 would take for the same point as another key is refused (RFC 7748 section 5): a list of keys has no
+/// key twice if it has no text twice. Raw bytes come from frames, where a second name for a key leads nowhere.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeKey([u8; 32]);
@@ -74,6 +81,7 @@ impl NodeKey {
     /// Takes 32 raw bytes.
     ///
     /// # Errors
+    ///
     /// [`KeyError::Weak`] for points of low order.
     pub fn from_bytes(bytes: [u8; 32]) -> Result<Self, KeyError> {
         let mut canonical = bytes;
@@ -87,11 +95,12 @@ impl NodeKey {
     /// Takes 64 hex digits.
     ///
     /// # Errors
-    /// When they are not, or the key is weak.
+    ///
+    /// [`KeyError`] if they are something else, or the key is weak or not reduced.
     pub fn from_hex(digits: &str) -> Result<Self, KeyError> {
         let mut bytes = [0; KEY_LEN];
         hex::decode_to_slice(digits, &mut bytes).map_err(|_| KeyError::Form)?;
-        Self::from_bytes(bytes)
+        Self::from_written(bytes)
     }
 
     /// 64 hex digits, as in the certificates and HTTP headers of relays.
@@ -105,17 +114,24 @@ impl NodeKey {
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    fn from_written(bytes: [u8; 32]) -> Result<Self, KeyError> {
+        let key = Self::from_bytes(bytes)?;
+        is_reduced(&bytes)
+            .then_some(key)
+            .ok_or(KeyError::NotReduced)
+    }
 }
 
 impl fmt::Display for NodeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&STANDARD.encode(self.0))
+        f.write_str(&encode_base64(&self.0))
     }
 }
 
 impl fmt::Debug for NodeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = STANDARD.encode(self.0);
+        let text = encode_base64(&self.0);
         write!(f, "{}…", text.get(..8).unwrap_or_default())
     }
 }
@@ -126,7 +142,7 @@ impl FromStr for NodeKey {
     fn from_str(text: &str) -> Result<Self, KeyError> {
         match text.strip_prefix(HEX_PREFIX) {
             Some(digits) => Self::from_hex(digits),
-            None => Self::from_bytes(decode_base64(text)?),
+            None => Self::from_written(decode_base64(text)?),
         }
     }
 }
@@ -151,10 +167,14 @@ pub struct NodeSecret([u8; 32]);
 
 impl NodeSecret {
     /// Makes a key from the operating system's randomness.
+    ///
+    /// # Panics
+    ///
+    /// If there is none: no other key is as good.
     #[must_use]
     pub fn generate() -> Self {
-        let mut bytes = [0; 32];
-        OsRng.fill_bytes(&mut bytes);
+        let mut bytes = [0; KEY_LEN];
+        rand::rngs::OsRng.unwrap_mut().fill_bytes(&mut bytes);
         Self::from_bytes(bytes)
     }
 
@@ -169,6 +189,7 @@ impl NodeSecret {
     /// Reads base64, as `wg genkey` prints.
     ///
     /// # Errors
+    ///
     /// [`KeyError::Form`] for anything else.
     pub fn from_base64(text: &str) -> Result<Self, KeyError> {
         decode_base64(text).map(Self::from_bytes)
@@ -204,7 +225,18 @@ impl fmt::Debug for NodeSecret {
     }
 }
 
-fn decode_base64(text: &str) -> Result<[u8; 32], KeyError> {
+/// Whether the number is below 2^255 - 19, so that no other bytes mean the same key.
+fn is_reduced(bytes: &[u8; KEY_LEN]) -> bool {
+    let [first, middle @ .., last] = bytes;
+    let highest = *last == 0x7f && middle.iter().all(|byte| *byte == 0xff);
+    *last <= 0x7f && !(highest && *first >= 0xed)
+}
+
+pub(crate) fn encode_base64(bytes: &[u8; KEY_LEN]) -> String {
+    STANDARD.encode(bytes)
+}
+
+pub(crate) fn decode_base64(text: &str) -> Result<[u8; 32], KeyError> {
     if text.len() != BASE64_LENGTH {
         return Err(KeyError::Form);
     }
@@ -236,6 +268,26 @@ mod tests {
             point[31] |= 0x80;
             assert_eq!(NodeKey::from_bytes(point), Err(KeyError::Weak));
         }
+    }
+
+    #[test]
+    fn a_key_is_written_in_one_way() {
+        let key = NodeSecret::from_bytes([7; 32]).public();
+        let mut second = *key.as_bytes();
+        second[31] |= 0x80;
+        // 2^255 - 19 + 9: the base point once more.
+        let nine = below_prime_or_above(0xed + 9);
+        for bytes in [second, nine] {
+            let forms = [
+                encode_base64(&bytes),
+                format!("nodekey:{}", hex::encode(bytes)),
+            ];
+            for text in forms {
+                assert_eq!(text.parse::<NodeKey>(), Err(KeyError::NotReduced), "{text}");
+            }
+        }
+        let largest = encode_base64(&below_prime_or_above(0xeb));
+        assert!(largest.parse::<NodeKey>().is_ok());
     }
 
     #[test]

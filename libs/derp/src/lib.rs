@@ -1,6 +1,6 @@
 //! DERP, the protocol of relays that forward sealed packets between node keys.
 //!
-//! * [`NodeKey`], [`NodeSecret`], [`RelayUrl`]: the names by which nodes and relays are known.
+//! * [`NodeKey`], [`NodeSecret`], [`ClusterKey`], [`RelayUrl`]: the names by which nodes, clusters and relays are known.
 //! * [`Message`], [`FrameBuffer`]: frames, as pure functions on bytes.
 //! * [`ClientInfo`], [`ServerInfo`]: the boxes of the handshake.
 //! * `client` (feature `client`): one connection to a relay that is kept up.
@@ -14,6 +14,7 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+mod cluster;
 mod frame;
 mod handshake;
 mod key;
@@ -22,6 +23,7 @@ mod url;
 #[cfg(feature = "websocket")]
 pub mod websocket;
 
+pub use cluster::{ClusterKey, ClusterKeyError};
 pub use frame::{
     FrameBuffer, FrameError, FrameType, Frames, HEADER_LEN, MAX_CLIENT_INFO, MAX_FRAME, MAX_PACKET,
     Message, PeerGoneReason, RawFrame, Split, VERSION, put_packet_header, split_frame,

@@ -11,7 +11,7 @@ const MAX_LENGTH: usize = 300;
 const MAX_HOST: usize = 253;
 
 /// Why something is not the URL of a relay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum UrlError {
     /// Neither http nor https.
     #[error("expected http://HOST[:PORT] or https://HOST[:PORT]")]
@@ -68,21 +68,17 @@ impl RelayUrl {
             Ok(v6) => format!("[{v6}]"),
             Err(_) => self.host.clone(),
         };
-        match self.port == default_port(self.tls) {
-            true => host,
-            false => format!("{host}:{}", self.port),
+        if self.port == default_port(self.tls) {
+            return host;
         }
+        format!("{host}:{}", self.port)
     }
 }
 
 impl fmt::Display for RelayUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}://{}",
-            if self.tls { "https" } else { "http" },
-            self.authority()
-        )
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.authority())
     }
 }
 
