@@ -217,12 +217,10 @@ impl Task {
                 return;
             }
             let delay = backoff.next_delay(rand::random());
-            self.pause(
-                ended
-                    .restart_in
-                    .map_or(delay, |wait| delay + wait.min(MAX_RESTART_WAIT)),
-            )
-            .await;
+            let asked = ended
+                .restart_in
+                .map_or(Duration::ZERO, |wait| restart_wait(wait, rand::random()));
+            self.pause(delay + asked).await;
         }
     }
 
@@ -271,7 +269,25 @@ impl Task {
     }
 }
 
+/// Everybody is asked for the same wait, so nobody comes back exactly then; `random` is from 0 to 1.
+fn restart_wait(asked: Duration, random: f64) -> Duration {
+    asked.min(MAX_RESTART_WAIT).mul_f64(1.0 + random / 2.0)
+}
+
 /// Locks a mutex whose data stays good whatever its last holder did.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_is_waited_for_within_bounds_and_not_by_all_alike() {
+        let asked = Duration::from_secs(1);
+        assert_eq!(restart_wait(asked, 0.0), asked);
+        assert_eq!(restart_wait(asked, 1.0), Duration::from_millis(1500));
+        assert_eq!(restart_wait(Duration::MAX, 1.0), MAX_RESTART_WAIT * 3 / 2);
+    }
 }
