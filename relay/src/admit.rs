@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use derp::{KeyError, NodeKey};
+use derp::{ClusterKey, ClusterKeyError, KeyError, NodeKey};
 
-const MAX_FILE: u64 = 8 << 20;
+/// The largest file in bytes: room for some 100,000 keys with comments.
+const MAX_FILE: usize = 8 << 20;
 
 /// Who is let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,12 +24,18 @@ pub enum AdmitRule {
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
     /// It cannot be read.
-    #[error("the admit file {} cannot be read: {source}", path.display())]
+    #[error("the admit file {} cannot be read: {source}; correct --admit or the file's permissions", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// It is too large.
+    #[error("the admit file {} is larger than {MAX_FILE} bytes; take out keys that are gone", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
     },
     /// A line is not what it should be.
     #[error("the admit file {}: {bad}", path.display())]
@@ -52,10 +59,12 @@ pub enum BadLine {
         error: KeyError,
     },
     /// Not a cluster identity.
-    #[error("line {number}: expected `cluster:` and 44 base64 characters")]
+    #[error("line {number}: {error}")]
     Cluster {
         /// The line's number, from 1.
         number: usize,
+        /// Why it is none.
+        error: ClusterKeyError,
     },
 }
 
@@ -69,13 +78,15 @@ pub(crate) struct Admission {
 struct Source {
     path: PathBuf,
     list: ArcSwap<List>,
+    /// What the file held when it was last read, if that is not what is in force.
+    changed: Mutex<Option<Vec<u8>>>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct List {
-    text: String,
+    text: Vec<u8>,
     nodes: HashSet<NodeKey>,
-    clusters: usize,
+    clusters: HashSet<ClusterKey>,
 }
 
 impl Admission {
@@ -93,6 +104,7 @@ impl Admission {
             source: Some(Source {
                 path: path.clone(),
                 list: ArcSwap::from_pointee(list),
+                changed: Mutex::default(),
             }),
         })
     }
@@ -110,12 +122,15 @@ impl Admission {
     }
 
     /// Reads the file again. Says whether another list is in force now; on an error the list in force stays.
+    ///
+    /// A change counts when it is read the same twice: a file that is being written holds too few keys for a moment,
+    /// and nobody is to be disconnected for that.
     pub(crate) fn reload(&self) -> Result<bool, AdmitError> {
         let Some(source) = &self.source else {
             return Ok(false);
         };
         let text = read(&source.path)?;
-        if text == source.list.load().text {
+        if !source.has_settled(&text) {
             return Ok(false);
         }
         let list = List::parse(text).map_err(|bad| AdmitError::Line {
@@ -128,11 +143,32 @@ impl Admission {
     }
 }
 
+impl Source {
+    /// Whether the text is another than that in force, and the same as when the file was read before.
+    fn has_settled(&self, text: &[u8]) -> bool {
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        if text == self.list.load().text {
+            *changed = None;
+            return false;
+        }
+        let settled = changed.as_deref() == Some(text);
+        if !settled {
+            *changed = Some(text.to_owned());
+        }
+        settled
+    }
+}
+
 impl List {
-    fn parse(text: String) -> Result<Self, BadLine> {
+    fn parse(text: Vec<u8>) -> Result<Self, BadLine> {
         let mut list = Self::default();
-        for (index, line) in text.lines().enumerate() {
-            list.add(index + 1, line)?;
+        for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+            let number = index + 1;
+            let line = std::str::from_utf8(line).map_err(|_| BadLine::Node {
+                number,
+                error: KeyError::Form,
+            })?;
+            list.add(number, line)?;
         }
         list.text = text;
         Ok(list)
@@ -143,14 +179,11 @@ impl List {
         if entry.is_empty() {
             return Ok(());
         }
-        if let Some(cluster) = entry.strip_prefix("cluster:") {
-            // The key is of another curve, but the same 32 bytes in base64; which points are weak differs.
-            match cluster.parse::<NodeKey>() {
-                Ok(_) | Err(KeyError::Weak) if !cluster.starts_with("nodekey:") => {
-                    self.clusters += 1
-                }
-                Ok(_) | Err(_) => return Err(BadLine::Cluster { number }),
-            }
+        if entry.starts_with("cluster:") {
+            let cluster = entry
+                .parse()
+                .map_err(|error| BadLine::Cluster { number, error })?;
+            self.clusters.insert(cluster);
             return Ok(());
         }
         let node = entry.strip_prefix("node:").unwrap_or(entry);
@@ -164,10 +197,10 @@ impl List {
     fn announce(&self) {
         tracing::info!(
             nodes = self.nodes.len(),
-            clusters = self.clusters,
+            clusters = self.clusters.len(),
             "admit list in force"
         );
-        if self.clusters > 0 {
+        if !self.clusters.is_empty() {
             tracing::info!(
                 "passes are not read yet, so the clusters in the admit list admit no node"
             );
@@ -175,18 +208,24 @@ impl List {
     }
 }
 
-fn read(path: &Path) -> Result<String, AdmitError> {
+fn read(path: &Path) -> Result<Vec<u8>, AdmitError> {
     let read = || {
-        let mut text = String::new();
+        let mut text = Vec::new();
+        let limit = u64::try_from(MAX_FILE + 1).unwrap_or(u64::MAX);
         std::fs::File::open(path)?
-            .take(MAX_FILE)
-            .read_to_string(&mut text)?;
+            .take(limit)
+            .read_to_end(&mut text)?;
         Ok(text)
     };
-    read().map_err(|source| AdmitError::Io {
+    let text = read().map_err(|source| AdmitError::Io {
         path: path.to_owned(),
         source,
-    })
+    })?;
+    if text.len() > MAX_FILE {
+        let path = path.to_owned();
+        return Err(AdmitError::TooLarge { path });
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -200,7 +239,7 @@ mod tests {
     }
 
     fn parse(text: &str) -> Result<List, BadLine> {
-        List::parse(text.to_owned())
+        List::parse(text.as_bytes().to_vec())
     }
 
     #[test]
@@ -214,7 +253,9 @@ mod tests {
         );
         let list = parse(&text).unwrap();
         assert_eq!(list.nodes, HashSet::from([key(1), key(2), key(3)]));
-        assert_eq!(list.clusters, 1);
+        assert_eq!(list.clusters.len(), 1);
+        let windows = parse(&format!("{}\r\n{}\r\n", key(1), key(2))).unwrap();
+        assert_eq!(windows.nodes.len(), 2);
     }
 
     #[test]
@@ -233,10 +274,55 @@ mod tests {
                 error: KeyError::Weak
             })
         );
+        let not_text = [b"# \n".as_slice(), &[0xff, b'\n']].concat();
         assert_eq!(
-            parse("#\ncluster:short"),
-            Err(BadLine::Cluster { number: 2 })
+            List::parse(not_text),
+            Err(BadLine::Node {
+                number: 2,
+                error: KeyError::Form
+            })
         );
+    }
+
+    #[test]
+    fn bad_clusters_are_named_by_number_and_reason() {
+        for (cluster, error) in [
+            ("short", ClusterKeyError::Form),
+            (
+                "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+                ClusterKeyError::Weak,
+            ),
+        ] {
+            assert_eq!(
+                parse(&format!("#\ncluster:{cluster}")),
+                Err(BadLine::Cluster { number: 2, error })
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_refused_and_not_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admit");
+        let comments = "#".repeat(MAX_FILE);
+        std::fs::write(&path, format!("{comments}\n{}", key(1))).unwrap();
+        let refused = Admission::new(&AdmitRule::File(path));
+        assert!(matches!(refused, Err(AdmitError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_disconnects_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admit");
+        std::fs::write(&path, key(1).to_string()).unwrap();
+        let admission = Admission::new(&AdmitRule::File(path.clone())).unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert!(!admission.reload().unwrap());
+        std::fs::write(&path, format!("{}\n{}", key(1), key(2))).unwrap();
+        assert!(!admission.reload().unwrap());
+        assert!(admission.admits(&key(1)) && !admission.admits(&key(2)));
+        assert!(admission.reload().unwrap());
+        assert!(admission.admits(&key(1)) && admission.admits(&key(2)));
     }
 
     #[test]
@@ -247,9 +333,11 @@ mod tests {
         let admission = Admission::new(&AdmitRule::File(path.clone())).unwrap();
         assert!(!admission.reload().unwrap());
         std::fs::write(&path, "nonsense").unwrap();
+        assert!(!admission.reload().unwrap());
         assert!(admission.reload().is_err());
         assert!(admission.admits(&key(1)));
         std::fs::write(&path, key(2).to_string()).unwrap();
+        assert!(!admission.reload().unwrap());
         assert!(admission.reload().unwrap());
         assert!(admission.admits(&key(2)) && !admission.admits(&key(1)));
         std::fs::remove_file(&path).unwrap();
