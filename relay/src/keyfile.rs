@@ -15,7 +15,7 @@ const PREFIX: &str = "privkey:";
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// It cannot be read or made.
-    #[error("the key file {} cannot be read or made: {source}", path.display())]
+    #[error("the key file {} cannot be read or made: {source}; correct --key or the folder's permissions", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -23,7 +23,10 @@ pub enum KeyFileError {
         source: io::Error,
     },
     /// It holds something else.
-    #[error("the key file {} does not hold {{\"PrivateKey\":\"privkey:<64 hex digits>\"}}", path.display())]
+    #[error(
+        "the key file {} does not hold {{\"PrivateKey\":\"privkey:<64 hex digits>\"}}; restore it, or remove it for a new key",
+        path.display()
+    )]
     Content {
         /// The file.
         path: PathBuf,
@@ -74,16 +77,27 @@ fn make(path: &Path) -> io::Result<NodeSecret> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{}", std::process::id()));
     let draft = PathBuf::from(draft);
+    let made = write_new(&draft, &text).and_then(|()| std::fs::rename(&draft, path));
+    if made.is_err() {
+        // It may not be there at all.
+        let _ = std::fs::remove_file(&draft);
+    }
+    made.map(|()| secret)
+}
+
+/// Never writes into a file that is there already: others might be able to read it.
+fn write_new(path: &Path, text: &str) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
-        .open(&draft)?;
+        .open(path)?;
     file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&draft, path)?;
-    Ok(secret)
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -103,6 +117,20 @@ mod tests {
             0o600
         );
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_does_not_make_the_key_readable() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key.json");
+        let draft = folder
+            .path()
+            .join(format!("key.json.{}", std::process::id()));
+        std::fs::write(&draft, "half").unwrap();
+        std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o644)).unwrap();
+        load_or_make(&path).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
