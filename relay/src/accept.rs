@@ -202,7 +202,7 @@ async fn handle(context: &Context, stream: TcpStream, half_open: HalfOpenGuard) 
     let Some(agreed) = agreed else { return };
     // The future of a served connection is large, and most connections of a flood never get here.
     if let Err(error) = Box::pin(conn::serve(context, agreed, half_open)).await {
-        tracing::debug!(%error, "connection ended");
+        tracing::debug!(%error, "client not let in");
         error
             .reject()
             .into_iter()

@@ -54,7 +54,7 @@ pub(crate) enum ConnError {
 }
 
 impl ConnError {
-    /// The label to count it by, if it ended the connection before the client was let in.
+    /// The label to count it by, as the reason why a client was not let in.
     pub(crate) fn reject(&self) -> Option<Reject> {
         match self {
             Self::NotAdmitted => Some(Reject::not_admitted),
@@ -80,6 +80,10 @@ pub(crate) struct Agreed {
 }
 
 /// Greets the client, lets it in or not, and serves it until the connection ends.
+///
+/// # Errors
+///
+/// Why the client was not let in. How the connection of one that was let in ends is no error.
 pub(crate) async fn serve(
     context: &Context,
     agreed: Agreed,
@@ -118,8 +122,9 @@ pub(crate) async fn serve(
     context
         .metrics
         .count_dropped(DropReason::gone_disconnected, member.queue.packets());
-    tracing::debug!(?key, "client gone");
-    result
+    let reason = result.err().unwrap_or(ConnError::Closed);
+    tracing::debug!(?key, %reason, "client gone");
+    Ok(())
 }
 
 /// What a client is told whose key is not, or no longer, on the list.

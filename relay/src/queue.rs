@@ -7,7 +7,8 @@
 mod chunk;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use derp::{FrameType, Message, NodeKey, put_packet_header};
 use tokio::sync::Notify;
@@ -16,6 +17,8 @@ use chunk::Chunk;
 
 /// Bytes of packets that may wait for one receiver.
 pub(crate) const MAX_BYTES: usize = 1 << 20;
+/// The same while too much waits for all receivers together: one write, so that the line of a reader stays busy.
+const SCARCE_BYTES: usize = 64 << 10;
 /// Bytes of handshake messages that may wait in one lane.
 const MAX_URGENT: usize = 16 << 10;
 /// Bytes of control frames that may wait.
@@ -34,6 +37,14 @@ const TURN_URGENT: usize = 2 << 10;
 pub(crate) struct Queue {
     state: Mutex<State>,
     bell: Notify,
+    budget: Arc<Budget>,
+}
+
+/// Bytes of packets that may wait in all queues together.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: usize,
+    used: AtomicUsize,
 }
 
 /// What [`Queue::drain`] found.
@@ -67,7 +78,7 @@ struct Lane {
 
 impl Queue {
     /// A queue that begins with these frames.
-    pub(crate) fn new(first: Vec<u8>) -> Self {
+    pub(crate) fn new(first: Vec<u8>, budget: Arc<Budget>) -> Self {
         let state = State {
             control: first,
             ..State::default()
@@ -75,16 +86,24 @@ impl Queue {
         Self {
             state: Mutex::new(state),
             bell: Notify::new(),
+            budget,
         }
     }
 
     /// Adds packets of one sender, and says how many frames gave way.
     pub(crate) fn push(&self, source: &NodeKey, packets: &[&[u8]]) -> u64 {
         let mut state = self.lock();
+        if state.closing {
+            // Nobody will write them.
+            return u64::try_from(packets.len()).unwrap_or(u64::MAX);
+        }
+        let limit = self.budget.limit_of_one();
+        let before = state.bytes;
         let dropped = packets
             .iter()
-            .map(|packet| state.push(source, packet))
+            .map(|packet| state.push(source, packet, limit))
             .sum();
+        self.budget.change(before, state.bytes);
         drop(state);
         self.bell.notify_one();
         dropped
@@ -122,7 +141,11 @@ impl Queue {
 
     /// Moves what is to be written next into `out`, which must be empty.
     pub(crate) fn drain(&self, out: &mut Vec<u8>) -> Drained {
-        self.lock().drain(out)
+        let mut state = self.lock();
+        let before = state.bytes;
+        let drained = state.drain(out);
+        self.budget.change(before, state.bytes);
+        drained
     }
 
     /// Packets that wait, and will never be written if the connection is gone.
@@ -152,8 +175,43 @@ impl Queue {
     }
 }
 
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.budget.change(self.bytes(), 0);
+    }
+}
+
+impl Budget {
+    /// Nothing waits yet.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            used: AtomicUsize::new(0),
+        }
+    }
+
+    /// Bytes that may wait in one queue now.
+    fn limit_of_one(&self) -> usize {
+        if self.used.load(Ordering::Relaxed) < self.limit {
+            MAX_BYTES
+        } else {
+            SCARCE_BYTES
+        }
+    }
+
+    /// A queue that held `before` bytes holds `after`.
+    fn change(&self, before: usize, after: usize) {
+        if after >= before {
+            self.used.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.used.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+}
+
 impl State {
-    fn push(&mut self, source: &NodeKey, packet: &[u8]) -> u64 {
+    /// Adds a packet, and lets the oldest give way until `limit` bytes wait at most.
+    fn push(&mut self, source: &NodeKey, packet: &[u8], limit: usize) -> u64 {
         let lane = match self.lanes.get_mut(source) {
             Some(lane) => lane,
             None => {
@@ -178,16 +236,17 @@ impl State {
             self.bytes -= lane.urgent.drop_oldest();
             dropped += 1;
         }
-        while self.bytes > MAX_BYTES {
-            self.drop_one(source);
+        // A limit that has just become smaller may be far below what waits.
+        while self.bytes > limit {
+            self.drop_one(source, limit);
             dropped += 1;
         }
         dropped
     }
 
     /// Drops the oldest frame of the sender if it has its share or more, else of whoever has most.
-    fn drop_one(&mut self, source: &NodeKey) {
-        let share = MAX_BYTES / self.lanes.len().max(1);
+    fn drop_one(&mut self, source: &NodeKey, limit: usize) {
+        let share = limit / self.lanes.len().max(1);
         let held = |lane: &Lane| lane.data.held() + lane.urgent.held();
         let greedy = self
             .lanes

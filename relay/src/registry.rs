@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use derp::{Message, NodeKey, PeerGoneReason};
 
-use crate::queue::Queue;
+use crate::queue::{Budget, Queue};
 use crate::waiting::Waiting;
 
 /// Connections that one key may have; the oldest is closed for one more.
@@ -19,9 +19,10 @@ const DUPLICATE: &str = "another connection uses the same key and is now the act
                          cannot both be reached";
 
 /// All connections by key.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Registry {
     inner: RwLock<Inner>,
+    budget: Arc<Budget>,
 }
 
 /// A connection on which the handshake is done.
@@ -58,6 +59,14 @@ struct Node {
 }
 
 impl Registry {
+    /// Nobody yet; so many bytes may wait for all receivers together.
+    pub(crate) fn new(queued_bytes: usize) -> Self {
+        Self {
+            inner: RwLock::default(),
+            budget: Arc::new(Budget::new(queued_bytes)),
+        }
+    }
+
     /// Adds a connection whose first frames are given, and makes it the active one of its key.
     pub(crate) fn register(&self, now: Instant, key: NodeKey, first: Vec<u8>) -> Arc<Member> {
         let mut inner = self.write();
@@ -65,7 +74,7 @@ impl Registry {
         let member = Arc::new(Member {
             id: inner.next_id,
             key,
-            queue: Queue::new(first),
+            queue: Queue::new(first, Arc::clone(&self.budget)),
             shares_key: AtomicBool::new(false),
             told: AtomicBool::new(false),
         });
@@ -140,17 +149,17 @@ impl Registry {
         true
     }
 
-    /// Ends every connection whose key does not pass.
+    /// Ends every connection whose key does not pass, each after a frame of its own.
     pub(crate) fn close_unless(
         &self,
         passes: impl Fn(&NodeKey) -> bool,
-        last: Message<'_>,
+        last: impl Fn() -> Message<'static>,
     ) -> usize {
         let inner = self.read();
         let refused = inner.nodes.iter().filter(|(key, _)| !passes(key));
         refused
             .flat_map(|(_, node)| node.members())
-            .map(|member| member.queue.close(last))
+            .map(|member| member.queue.close(last()))
             .count()
     }
 
@@ -294,7 +303,7 @@ mod tests {
 
     #[test]
     fn the_newest_connection_is_active_until_another_speaks() {
-        let registry = Registry::default();
+        let registry = Registry::new(usize::MAX);
         let (older, newer) = (join(&registry, 1), join(&registry, 1));
         assert_eq!(registry.find(&key(1)).unwrap().id, newer.id);
         assert_eq!(told(&older), [Message::Health(DUPLICATE).to_vec()]);
@@ -307,7 +316,7 @@ mod tests {
 
     #[test]
     fn receivers_hear_when_the_last_connection_of_a_sender_goes() {
-        let registry = Registry::default();
+        let registry = Registry::new(usize::MAX);
         let (one, two) = (join(&registry, 1), join(&registry, 1));
         let receiver = join(&registry, 2);
         let mut reached = Reached::default();
@@ -325,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_new_connection_of_a_receiver_hears_nothing_of_the_old() {
-        let registry = Registry::default();
+        let registry = Registry::new(usize::MAX);
         let (sender, receiver) = (join(&registry, 1), join(&registry, 2));
         let mut reached = Reached::default();
         reached.note(&receiver);
@@ -337,7 +346,7 @@ mod tests {
 
     #[test]
     fn who_waits_is_told_of_the_arrival() {
-        let registry = Registry::default();
+        let registry = Registry::new(usize::MAX);
         let sender = join(&registry, 1);
         assert!(registry.wait_for(Instant::now(), key(2), key(1)));
         let arrived = join(&registry, 2);
@@ -353,7 +362,7 @@ mod tests {
 
     #[test]
     fn one_key_has_a_bounded_number_of_connections() {
-        let registry = Registry::default();
+        let registry = Registry::new(usize::MAX);
         let members: Vec<_> = (0..20).map(|_| join(&registry, 1)).collect();
         assert_eq!(registry.load().0, MAX_PER_KEY);
         members
@@ -364,10 +373,10 @@ mod tests {
 
     #[test]
     fn connections_are_closed_by_key() {
-        let registry = Registry::default();
+        let registry = Registry::new(usize::MAX);
         let (one, two) = (join(&registry, 1), join(&registry, 2));
         assert_eq!(
-            registry.close_unless(|candidate| *candidate == key(1), Message::Health("no")),
+            registry.close_unless(|candidate| *candidate == key(1), || Message::Health("no")),
             1
         );
         assert!(told(&one).is_empty());

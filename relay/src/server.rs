@@ -27,6 +27,9 @@ use crate::tls::{Tls, TlsError};
 const TLS_RELOAD: Duration = Duration::from_secs(3600);
 /// Scrapes served at the same time.
 const MAX_SCRAPES: usize = 8;
+/// When clients come back to a relay that restarts.
+const SOONEST_BACK: Duration = Duration::from_millis(200);
+const LATEST_BACK: Duration = Duration::from_secs(1);
 /// How long clients try to come back to a relay that restarts.
 const TRY_FOR: Duration = Duration::from_secs(30);
 
@@ -82,6 +85,9 @@ pub struct Limits {
     pub half_open: usize,
     /// The same, for one source address.
     pub half_open_per_source: usize,
+    /// Bytes that may wait for all receivers together. Beyond it a receiver has room for no more than 64 KiB, so that
+    /// never more waits than this and 64 KiB for each connection.
+    pub queued_bytes: usize,
 }
 
 /// Why a relay does not start.
@@ -97,7 +103,7 @@ pub enum StartError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {what}: {source}")]
+    #[error("cannot listen on {what}: {source}{}", advice(source))]
     Bind {
         /// Which.
         what: String,
@@ -166,6 +172,7 @@ impl Default for Limits {
             connections: 4096,
             half_open: 1024,
             half_open_per_source: 256,
+            queued_bytes: 256 << 20,
         }
     }
 }
@@ -182,13 +189,12 @@ impl Server {
         let address = listener
             .local_addr()
             .map_err(|source| cannot_bind(config.listen, source))?;
-        let stun =
-            StunServer::bind(&config.stun, Arc::clone(&context.metrics)).map_err(|source| {
-                StartError::Bind {
-                    what: format!("{:?} (UDP)", config.stun),
-                    source,
-                }
-            })?;
+        let stun = StunServer::bind(&config.stun, Arc::clone(&context.metrics)).map_err(
+            |(address, source)| StartError::Bind {
+                what: format!("{address} (UDP)"),
+                source,
+            },
+        )?;
         let (stop, stopped) = watch::channel(false);
         let mut others = JoinSet::new();
         let metrics = match config.metrics {
@@ -238,18 +244,14 @@ impl Server {
     pub async fn shutdown(mut self) {
         // The receiver lives as long as the task, which ends only here.
         let _ = self.stop.send(true);
-        let reconnect_in = Duration::from_millis(200 + u64::from(rand::random::<u8>()) * 3);
-        let goodbye = Message::Restarting {
-            reconnect_in,
-            try_for: TRY_FOR,
-        };
         self.context.registry.close_unless(|_| false, goodbye);
         let _ = (&mut self.accepting.0).await;
     }
 }
 
 impl Context {
-    fn new(config: &Config) -> Result<Self, StartError> {
+    /// Reads the files that the configuration names.
+    pub(crate) fn new(config: &Config) -> Result<Self, StartError> {
         let secret = match &config.key {
             Some(path) => keyfile::load_or_make(path)?,
             None => NodeSecret::generate(),
@@ -265,7 +267,7 @@ impl Context {
             public,
             secret,
             admission: Admission::new(&config.admit)?,
-            registry: Registry::default(),
+            registry: Registry::new(limits.queued_bytes),
             metrics: Arc::new(Metrics::new()),
             tls,
             half_open: Arc::new(HalfOpen::new(limits.half_open, limits.half_open_per_source)),
@@ -282,7 +284,7 @@ impl Context {
                     let passes = |key: &NodeKey| self.admission.admits(key);
                     let closed = self
                         .registry
-                        .close_unless(passes, Message::Health(NOT_ADMITTED));
+                        .close_unless(passes, || Message::Health(NOT_ADMITTED));
                     tracing::info!(closed, "admit list changed");
                 }
             }
@@ -311,6 +313,28 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address)
         .await
         .map_err(|source| cannot_bind(address, source))
+}
+
+/// What clients are told when the relay stops: not all of them are to come back at the same moment.
+fn goodbye() -> Message<'static> {
+    Message::Restarting {
+        reconnect_in: rand::random_range(SOONEST_BACK..=LATEST_BACK),
+        try_for: TRY_FOR,
+    }
+}
+
+/// What to do about an address that cannot be bound, where that can be said.
+fn advice(error: &io::Error) -> &'static str {
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        "; something listens there already: stop it, or give another port"
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        "; give an address that this machine has"
+    } else if kind == io::ErrorKind::PermissionDenied {
+        "; ports below 1024 need root or CAP_NET_BIND_SERVICE: give another port, or that capability"
+    } else {
+        ""
+    }
 }
 
 fn cannot_bind(address: SocketAddr, source: io::Error) -> StartError {

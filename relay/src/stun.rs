@@ -56,7 +56,14 @@ struct Limits {
 
 impl StunServer {
     /// Binds the addresses.
-    pub(crate) fn bind(addresses: &[SocketAddr], metrics: Arc<Metrics>) -> io::Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// The address that cannot be bound, and why.
+    pub(crate) fn bind(
+        addresses: &[SocketAddr],
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, (SocketAddr, io::Error)> {
         let now = Instant::now();
         let limits = Limits {
             sources: Buckets::new(PER_SOURCE, MAX_SOURCES, now),
@@ -64,14 +71,15 @@ impl StunServer {
         };
         let mut ports = addresses
             .iter()
-            .map(|address| Port::bind(*address))
-            .collect::<io::Result<Vec<_>>>()?;
+            .map(|address| Port::bind(*address).map_err(|error| (*address, error)))
+            .collect::<Result<Vec<_>, _>>()?;
         let bound: Vec<SocketAddr> = ports.iter().map(|port| port.address).collect();
         for (index, port) in ports.iter_mut().enumerate() {
             port.other = other(&bound, index);
             port.other_ip = other_ip(&bound, index);
             if port.other_ip.is_some() {
-                port.extra = Some(bind_udp(SocketAddr::new(port.address.ip(), 0))?);
+                let any_port = SocketAddr::new(port.address.ip(), 0);
+                port.extra = Some(bind_udp(any_port).map_err(|error| (any_port, error))?);
             }
         }
         Ok(Self {

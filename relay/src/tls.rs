@@ -21,7 +21,7 @@ const VALIDITY: Duration = Duration::from_secs(30 * 24 * 3600);
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("{} cannot be read: {source}", path.display())]
+    #[error("{} cannot be read: {source}; correct the path or its permissions", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -29,7 +29,7 @@ pub enum TlsError {
         source: io::Error,
     },
     /// A file holds no PEM of the kind expected.
-    #[error("{} holds no {expected} in PEM", path.display())]
+    #[error("{} holds no {expected} in PEM; give a file with -----BEGIN lines", path.display())]
     Pem {
         /// The file.
         path: PathBuf,
@@ -37,7 +37,9 @@ pub enum TlsError {
         expected: &'static str,
     },
     /// Certificate and key are of no use together.
-    #[error("the certificate and key cannot be used: {0}")]
+    #[error(
+        "the certificate and key cannot be used: {0}; the key must be that of the first certificate in the chain"
+    )]
     Unusable(#[from] rustls::Error),
     /// The certificate that names our key cannot be made.
     #[error("the certificate that names the relay's key cannot be made: {0}")]

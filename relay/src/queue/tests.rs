@@ -33,8 +33,12 @@ fn drain_all(queue: &Queue) -> Vec<(NodeKey, Vec<u8>)> {
     }
 }
 
+fn plenty() -> Arc<Budget> {
+    Arc::new(Budget::new(usize::MAX))
+}
+
 fn empty() -> Queue {
-    Queue::new(Vec::new())
+    Queue::new(Vec::new(), plenty())
 }
 
 #[test]
@@ -116,7 +120,7 @@ fn handshakes_alone_are_drained() {
 
 #[test]
 fn control_frames_come_first_and_are_bounded() {
-    let queue = Queue::new(Message::KeepAlive.to_vec());
+    let queue = Queue::new(Message::KeepAlive.to_vec(), plenty());
     queue.push(&key(1), &[b"x"]);
     for _ in 0..100_000 {
         queue.push_control(Message::PeerGone {
@@ -147,6 +151,40 @@ fn closing_forgets_packets() {
     let mut out = Vec::new();
     assert_eq!(queue.drain(&mut out), Drained::Last);
     assert_eq!(out, Message::Health("bye").to_vec());
+}
+
+#[test]
+fn who_is_to_be_closed_gets_no_more_packets() {
+    let queue = empty();
+    queue.close(Message::Health("bye"));
+    assert_eq!(queue.push(&key(1), &[b"x", b"y"]), 2);
+    assert_eq!(queue.bytes(), 0);
+}
+
+#[test]
+fn all_queues_together_are_bounded_and_none_is_starved() {
+    const LIMIT: usize = 4 << 20;
+    let budget = Arc::new(Budget::new(LIMIT));
+    let queues: Vec<Queue> = (0..20)
+        .map(|_| Queue::new(Vec::new(), Arc::clone(&budget)))
+        .collect();
+    for _ in 0..1000 {
+        for queue in &queues {
+            queue.push(&key(1), &[&[4; 1400]]);
+        }
+    }
+    let waiting: usize = queues.iter().map(Queue::bytes).sum();
+    assert!(waiting > LIMIT / 2);
+    assert!(waiting <= LIMIT + queues.len() * SCARCE_BYTES, "{waiting}");
+    for queue in &queues {
+        assert!(queue.bytes() > SCARCE_BYTES / 2);
+    }
+    assert_eq!(budget.used.load(Ordering::Relaxed), waiting);
+    let first = &queues[0];
+    drain_all(first);
+    assert_eq!(first.bytes(), 0);
+    drop(queues);
+    assert_eq!(budget.used.load(Ordering::Relaxed), 0, "all is given back");
 }
 
 proptest! {

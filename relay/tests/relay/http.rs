@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::support::{PATIENCE, Raw, config, relay};
+use crate::support::{PATIENCE, Raw, config, relay, until};
 
 async fn ask(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -73,4 +73,33 @@ async fn metrics_are_served_on_their_own_address() {
     ] {
         assert!(text.contains(line), "{line}: {text}");
     }
+}
+
+#[tokio::test]
+async fn only_who_was_not_let_in_counts_as_rejected() {
+    let mut config = config();
+    config.metrics = Some("127.0.0.1:0".parse().unwrap());
+    let server = Server::start(config).await.unwrap();
+    let mut member = Raw::joined(&server, 1).await;
+    member.send(derp::Message::WatchConns).await;
+    member.expect_end().await;
+    let mut member = Raw::joined(&server, 1).await;
+    member.send_bytes(&[0x12, 0, 0, 0, 1, 0]).await;
+    member.expect_end().await;
+    let mut stranger = Raw::upgraded(server.address()).await;
+    stranger.next().await;
+    stranger.send(derp::Message::KeepAlive).await;
+    stranger.expect_end().await;
+    let metrics = server.metrics_address().unwrap();
+    until("the stranger is counted, and nobody else", async || {
+        let text = ask(metrics, "GET /metrics HTTP/1.1\r\n\r\n").await;
+        let counted = |line: &str| text.contains(line);
+        assert!(
+            !counted("rejected_total{reason=\"bad_handshake\"} 2"),
+            "{text}"
+        );
+        counted("rejected_total{reason=\"bad_handshake\"} 1")
+            && counted("culvert_relay_admitted_total 2")
+    })
+    .await;
 }

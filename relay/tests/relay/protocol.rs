@@ -251,3 +251,23 @@ async fn a_relay_that_stops_says_so() {
     drop(raw);
     stopping.await.unwrap();
 }
+
+#[tokio::test]
+async fn not_all_clients_come_back_at_the_same_moment() {
+    let server = relay().await;
+    let mut members = Vec::new();
+    for seed in 1..=16 {
+        members.push(Raw::joined(&server, seed).await);
+    }
+    let stopping = tokio::spawn(server.shutdown());
+    let mut waits = std::collections::BTreeSet::new();
+    for member in &mut members {
+        let frame = member.next().await.unwrap();
+        let millis = u32::from_be_bytes(frame[5..9].try_into().unwrap());
+        assert!((200..=1000).contains(&millis), "{millis}");
+        waits.insert(millis);
+    }
+    assert!(waits.len() > 8, "{waits:?}");
+    drop(members);
+    stopping.await.unwrap();
+}
