@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Parser, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tracing_subscriber::EnvFilter;
 
 use crate::admit::AdmitRule;
 use crate::server::{Config, Limits, Timing, TlsFiles};
@@ -47,11 +48,12 @@ pub struct Args {
     /// File of the relay's own key; made if it is missing. Without, the relay has a new key at each start.
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
-    /// Address and port for metrics (OpenMetrics over HTTP).
+    /// Address and port for metrics (OpenMetrics over HTTP, any path). All names begin with `culvert_relay_`, and each is
+    /// explained where it is served.
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
     /// What to log: error, warn, info, debug or trace, or a filter like `culvert_relay=debug`.
-    #[arg(long, value_name = "FILTER", default_value = "info")]
+    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = check_filter)]
     pub log_level: String,
     /// How to log.
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Plain)]
@@ -91,6 +93,13 @@ impl Args {
             },
         }
     }
+}
+
+/// A wrong filter is wrong usage.
+fn check_filter(text: &str) -> Result<String, String> {
+    let parsed = EnvFilter::builder().parse(text);
+    let checked = parsed.map(|_| text.to_owned());
+    checked.map_err(|error| format!("{error}; use for instance info or info,culvert_relay=debug"))
 }
 
 /// Lets the process open as many files as it may, and says how many that is.
@@ -136,6 +145,12 @@ mod tests {
         let args = parse("culvert-relay --listen 127.0.0.1:0 --admit-any --tls-cert c --tls-key k")
             .unwrap();
         assert!(args.into_config(100).tls.is_some());
+    }
+
+    #[test]
+    fn a_wrong_filter_is_wrong_usage() {
+        let line = "culvert-relay --listen 127.0.0.1:0 --admit-any --log-level culvert_relay=loud";
+        assert_eq!(parse(line).unwrap_err().exit_code(), 2);
     }
 
     #[test]

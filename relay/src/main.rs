@@ -3,7 +3,6 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Parser as _;
 use culvert_relay::{Args, LogFormat, Server, raise_file_limit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,9 +21,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log_level).context("--log-level")?;
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(EnvFilter::new(&args.log_level))
         .with_writer(std::io::stderr);
     match args.log_format {
         LogFormat::Plain => log.with_ansi(false).init(),

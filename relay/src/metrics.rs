@@ -1,4 +1,17 @@
-//! What is counted, in the text format of OpenMetrics.
+//! What is counted, in the text format of OpenMetrics. All names begin with `culvert_relay_`; counters end with `_total`.
+//!
+//! | name | labels | what |
+//! |---|---|---|
+//! | `connections` | | clients that are connected |
+//! | `queue_bytes` | | bytes of packets that wait for receivers |
+//! | `accepts` | | TCP connections accepted |
+//! | `admitted` | | clients let in |
+//! | `rejected` | `reason` | connections not served, see [`Reject`] |
+//! | `packets_in`, `bytes_in` | | packets received from clients |
+//! | `packets_out` | | packets queued for clients |
+//! | `bytes_out` | | bytes written to clients, frames of all kinds |
+//! | `packets_dropped` | `reason` | packets dropped, see [`DropReason`] |
+//! | `stun_requests` | `result` | datagrams on STUN sockets, see [`Stun`] |
 
 use std::sync::atomic::AtomicI64;
 
@@ -29,13 +42,21 @@ pub(crate) struct Metrics {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the label values as they are written")]
 pub(crate) enum Reject {
+    /// The key is not in the admit list.
     not_admitted,
+    /// As many connections as are allowed.
     too_many_connections,
+    /// Too many connections on which the handshake is not done, in total or of this source.
     too_many_half_open,
+    /// Too many new connections of this source.
     too_fast,
+    /// No HTTP request.
     bad_http,
+    /// No TLS handshake.
     bad_tls,
+    /// No ClientInfo, or one that does not open.
     bad_handshake,
+    /// TLS, HTTP or the handshake was not done in time.
     timeout,
 }
 
@@ -43,8 +64,11 @@ pub(crate) enum Reject {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the label values as they are written")]
 pub(crate) enum DropReason {
+    /// Nobody is connected with the key.
     unknown_dest,
+    /// The receiver's queue was full, and the oldest gave way; or its connection was about to be closed.
     queue_head,
+    /// The receiver left before it was written to.
     gone_disconnected,
 }
 
@@ -52,10 +76,15 @@ pub(crate) enum DropReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the label values as they are written")]
 pub(crate) enum Stun {
+    /// A binding request, answered.
     answered,
+    /// It asked for what cannot be done here: error 420, or nothing where that would be longer than the request.
     refused,
+    /// No binding request.
     malformed,
+    /// Too many requests, of this source or in total.
     limited,
+    /// The answer could not be sent.
     failed,
 }
 

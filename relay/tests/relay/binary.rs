@@ -83,6 +83,15 @@ fn usage_errors_say_what_is_missing() {
         stderr.contains("--admit <FILE>") && stderr.contains("--admit-any"),
         "{stderr}"
     );
+    let (code, _, stderr) = run(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--admit-any",
+        "--log-level",
+        "culvert_relay=loud",
+    ]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("use for instance info"), "{stderr}");
     let (code, _, _) = run(&["--nonsense"]);
     assert_eq!(code, Some(2));
 }
@@ -97,7 +106,27 @@ fn failures_say_what_and_where() {
     assert!(stderr.contains("line 2"), "{stderr}");
     let (code, _, stderr) = run(&["--listen", "192.0.2.1:1", "--admit-any"]);
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("192.0.2.1:1"), "{stderr}");
+    assert!(
+        stderr.contains("192.0.2.1:1") && stderr.contains("give an address that this machine has"),
+        "{stderr}"
+    );
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let stun = taken.local_addr().unwrap().to_string();
+    let (code, _, stderr) = run(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--admit-any",
+        "--stun",
+        "127.0.0.2:0",
+        "--stun",
+        &stun,
+    ]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains(&format!("cannot listen on {stun} (UDP)"))
+            && stderr.contains("give another port"),
+        "{stderr}"
+    );
 }
 
 #[test]
