@@ -2,6 +2,7 @@
 
 mod echo;
 mod flood;
+mod malformed;
 mod ping;
 mod transfer;
 

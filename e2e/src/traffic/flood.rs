@@ -1,15 +1,17 @@
 //! Floods of what nobody should send.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rand::{Rng, RngCore};
 
+use rand::Rng;
+
+use super::malformed::{UPGRADE, datagram, greeting};
 use crate::namespace::Namespace;
 
 /// Sends rubbish until stopped or dropped.
@@ -30,24 +32,37 @@ impl Flood {
         Self::run(ns, rate, move |count| {
             let place = usize::try_from(count).unwrap_or_default() % targets.len().max(1);
             if let Some(target) = targets.get(place) {
-                let _ = socket.send_to(&rubbish(), target);
+                let _ = socket.send_to(&datagram(), target);
             }
         })
     }
 
-    /// Connections, `rate` a second, each of which says something wrong and goes away or falls silent.
+    /// Connections, `rate` a second: most say something wrong and go away, some stay open without a word or behind what they
+    /// said, some send a handshake a byte at a time.
     pub fn tcp(ns: &Namespace, target: SocketAddr, rate: u64) -> Result<Self> {
-        let mut silent: Vec<TcpStream> = Vec::new();
+        let mut held = Held::default();
         Self::run(ns, rate, move |count| {
+            held.drip();
             let Ok(mut stream) = TcpStream::connect_timeout(&target, Duration::from_millis(100))
             else {
                 return;
             };
-            let _ = stream.write_all(&greeting(count));
-            if count.is_multiple_of(10) {
-                silent.push(stream);
-                silent.drain(..silent.len().saturating_sub(50));
+            let _ = stream.set_nonblocking(true);
+            match count % 20 {
+                0 => held.silent.push(stream),
+                1 => held.slow.push((stream, 0)),
+                2 => {
+                    let _ = stream.write_all(&greeting(count / 20));
+                    let _ = stream.shutdown(Shutdown::Write);
+                    held.silent.push(stream);
+                }
+                3 => {
+                    let _ = stream.write_all(&greeting(count / 20));
+                    held.silent.push(stream);
+                }
+                _ => _ = stream.write_all(&greeting(count)),
             }
+            held.shorten();
         })
     }
 
@@ -104,43 +119,34 @@ impl Drop for Flood {
     }
 }
 
-fn rubbish() -> Vec<u8> {
-    let mut rng = rand::rng();
-    let length = match rng.random_range(0..6) {
-        0 => rng.random_range(0..4),
-        1 => 20,
-        2 => 148,
-        3 => 92,
-        4 => rng.random_range(32..200),
-        _ => rng.random_range(0..1400),
-    };
-    let mut bytes = vec![0; length];
-    rng.fill_bytes(&mut bytes);
-    let head: &[u8] = match rng.random_range(0..8) {
-        0 => &[1, 0, 0, 0],
-        1 => &[2, 0, 0, 0],
-        2 => &[3, 0, 0, 0],
-        3 => &[4, 0, 0, 0],
-        4 => &[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42],
-        5 => &[0, 1, 0xff, 0xfc, 0x21, 0x12, 0xa4, 0x42],
-        6 => &[1, 1, 0, 12, 0x21, 0x12, 0xa4, 0x42],
-        _ => &[],
-    };
-    if let Some(place) = bytes.get_mut(..head.len()) {
-        place.copy_from_slice(head);
-    }
-    bytes
+/// Connections that stay.
+#[derive(Default)]
+struct Held {
+    silent: Vec<TcpStream>,
+    /// With how much of the handshake has been sent.
+    slow: Vec<(TcpStream, usize)>,
 }
 
-fn greeting(count: u64) -> Vec<u8> {
-    let upgrade =
-        b"GET /derp HTTP/1.1\r\nHost: relay\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n\r\n";
-    match count % 6 {
-        0 => rubbish(),
-        1 => b"GET / HTTP/1.1\r\nHost: relay\r\n\r\n".to_vec(),
-        2 => [upgrade.as_slice(), &rubbish()].concat(),
-        3 => [upgrade.as_slice(), &[2, 0xff, 0xff, 0xff, 0xff]].concat(),
-        4 => [b"GET /derp HTTP/1.1\r\nX: ".as_slice(), &[b'a'; 9000]].concat(),
-        _ => upgrade.iter().take(11).copied().collect(),
+/// How many connections of each kind stay, at most.
+const HELD: usize = 100;
+
+impl Held {
+    /// Each slow connection sends its next byte every now and then.
+    fn drip(&mut self) {
+        let Some(last) = self.slow.len().checked_sub(1) else {
+            return;
+        };
+        let place = rand::rng().random_range(0..=last);
+        if let Some((stream, sent)) = self.slow.get_mut(place)
+            && let Some(byte) = UPGRADE.get(*sent..=*sent)
+        {
+            let _ = stream.write_all(byte);
+            *sent += 1;
+        }
+    }
+
+    fn shorten(&mut self) {
+        self.silent.drain(..self.silent.len().saturating_sub(HELD));
+        self.slow.drain(..self.slow.len().saturating_sub(HELD));
     }
 }
