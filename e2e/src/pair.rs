@@ -94,10 +94,12 @@ impl Pair {
         self.await_paths(path, Duration::from_secs(30))
     }
 
-    /// Waits until both ends use a path.
+    /// Waits until both ends use a path, no longer than `patience` in all.
     pub fn await_paths(&self, path: &str, patience: Duration) -> Result<()> {
+        let start = Instant::now();
         self.a.await_path(path, patience).context("site a")?;
-        self.b.await_path(path, patience).context("site b")?;
+        let left = patience.saturating_sub(start.elapsed());
+        self.b.await_path(path, left).context("site b")?;
         Ok(())
     }
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use e2e::capture::Count;
 use e2e::traffic::{Server, Transfer};
-use e2e::{Capture, Pair, Profile, Sniffed, figure, wait_for};
+use e2e::{Capture, Class, Pair, Profile, Sniffed, figure, wait_for};
 
 /// A whole run, from before the agents start to after they end, watched on both sites' wide-area links.
 fn watched(name: &str, nat: Profile, path: &str) -> Result<[Sniffed; 2]> {
@@ -64,6 +65,14 @@ fn watched(name: &str, nat: Profile, path: &str) -> Result<[Sniffed; 2]> {
                 format!("{} packets, {} bytes", count.packets, count.bytes),
             );
         }
+    }
+    for seen in &seen {
+        // The sites have no IPv6.
+        ensure!(
+            seen.count(Class::Neighbour) == Count::default(),
+            "{:?}",
+            seen.counts
+        );
     }
     pair.finish()?;
     Ok(seen)

@@ -35,6 +35,11 @@ fn survives(cut: Cut) -> Result<()> {
         &format!("{cut:?}: direct again after"),
         format!("{:?}", restored.elapsed()),
     );
+    ensure!(
+        restored.elapsed() <= BACK,
+        "{cut:?}: direct again after {:?}",
+        restored.elapsed()
+    );
     thread::sleep(Duration::from_secs(1));
     let end = Instant::now();
     for (pinger, receiver) in [(there, &pair.b), (back, &pair.a)] {

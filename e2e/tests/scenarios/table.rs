@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::profile::Outcome;
 use e2e::{Pair, Profile, figure, wait_for};
 
-/// Measured from the later agent's start.
+/// Measured from the later agent's start: when a ping had arrived at each end, and when both had their final path.
 #[derive(Clone, Copy, Debug)]
 struct Times {
     first_byte: Duration,
@@ -23,26 +23,28 @@ fn run(a: Profile, b: Profile, head_start: Duration) -> Result<Times> {
     thread::sleep(head_start);
     let start = pair.b.agent.start()?;
     let pinger = pair.ping_from_a(100)?;
-    let first = wait_for(Duration::from_secs(5), "the first ping", || {
-        pair.b
-            .echo
-            .arrivals(pinger.flow())
-            .first()
-            .context("nothing arrived")
+    let back = pair.ping_from_b(100)?;
+    let first = wait_for(Duration::from_secs(5), "the first ping each way", || {
+        let there = pair.b.echo.arrivals(pinger.flow()).first();
+        let here = pair.a.echo.arrivals(back.flow()).first();
+        let both = there.zip(here).map(|(there, here)| there.max(here));
+        both.with_context(|| format!("at b {there:?}, at a {here:?}"))
     })?;
     match Outcome::of(a, b) {
         Outcome::Direct => pair.await_paths("direct", Duration::from_secs(10))?,
         Outcome::Relay(reason) => pair.await_reason(reason, Duration::from_secs(20))?,
     }
     let settled = start.elapsed();
-    let sources = pair.b.echo.arrivals(pinger.flow()).sources();
-    ensure!(
-        sources
-            .iter()
-            .all(|from| from.ip() == pair.a.site.pods[0].ip),
-        "sources seen: {sources:?}"
-    );
-    drop(pinger);
+    for (pinger, from, to) in [(&pinger, &pair.a, &pair.b), (&back, &pair.b, &pair.a)] {
+        let sources = to.echo.arrivals(pinger.flow()).sources();
+        ensure!(
+            sources
+                .iter()
+                .all(|source| source.ip() == from.site.pods[0].ip),
+            "sources seen: {sources:?}"
+        );
+    }
+    drop((pinger, back));
     pair.finish()?;
     Ok(Times {
         first_byte: first.saturating_duration_since(start),
