@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use nix::net::if_::if_nametoindex;
@@ -17,7 +18,8 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-pub use packet::{Class, classify};
+use packet::carries_data;
+pub use packet::{Class, DATA, classify};
 
 use crate::namespace::Namespace;
 use crate::traffic::MARKER;
@@ -48,6 +50,10 @@ pub struct Sniffed {
     pub marked: u64,
     /// Headers of the first marked packets.
     pub marked_packets: Vec<String>,
+    /// When the first data went by the relay.
+    pub first_relayed: Option<Instant>,
+    /// When the first data went directly.
+    pub first_direct: Option<Instant>,
 }
 
 impl Sniffed {
@@ -90,6 +96,14 @@ impl Sniffed {
         count.bytes += u64::try_from(packet.len()).unwrap_or_default();
         if class == Class::Foreign && self.foreign.len() < KEPT {
             self.foreign.push(packet::describe(packet));
+        }
+        let first = if class == Class::RelayTcp {
+            &mut self.first_relayed
+        } else {
+            &mut self.first_direct
+        };
+        if first.is_none() && carries_data(packet, class) {
+            *first = Some(Instant::now());
         }
         if packet.windows(MARKER.len()).any(|window| window == MARKER) {
             self.marked += 1;

@@ -9,6 +9,7 @@ use anyhow::Result;
 
 pub use screen::Screen;
 
+use crate::lab::{refuse_second_kept, take_down_kept};
 use crate::profile::Profile;
 
 /// What to show.
@@ -32,15 +33,21 @@ impl Demo {
 
     /// Shows it on a screen.
     pub fn show(self, screen: &mut Screen) -> Result<()> {
+        let told = self.tell(screen);
+        if let Err(error) = &told {
+            screen.failed(&format!("{error:#}"))?;
+        }
+        told
+    }
+
+    fn tell(self, screen: &mut Screen) -> Result<()> {
+        if !self.keep {
+            return story::tell(self, screen);
+        }
+        refuse_second_kept()?;
         let told = story::tell(self, screen);
-        match &told {
-            Ok(()) => {}
-            Err(error) => {
-                screen.failed(&format!("{error:#}"))?;
-                if self.keep {
-                    crate::lab::take_down_kept()?;
-                }
-            }
+        if told.is_err() {
+            take_down_kept()?;
         }
         told
     }

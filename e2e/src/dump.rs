@@ -78,6 +78,7 @@ impl HostDump {
         for folder in folders {
             files(folder, &mut entries);
         }
+        entries.insert("files named culvert".to_owned(), named_files());
         Ok(Self { entries })
     }
 
@@ -206,6 +207,32 @@ fn sysctls() -> BTreeMap<String, String> {
         }
     });
     found
+}
+
+/// Where programs leave things on a host. Other programs do too, so only names that hold ours count.
+const USUAL_PLACES: [&str; 8] = [
+    "/run",
+    "/run/lock",
+    "/var/lib",
+    "/var/cache",
+    "/var/log",
+    "/var/tmp",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+];
+
+fn named_files() -> String {
+    let entries = USUAL_PLACES
+        .iter()
+        .filter_map(|place| fs::read_dir(place).ok())
+        .flatten()
+        .flatten();
+    let ours = entries
+        .map(|entry| entry.path().display().to_string())
+        .filter(|path| path.contains("culvert"));
+    let mut ours: Vec<_> = ours.collect();
+    ours.sort_unstable();
+    ours.join("\n")
 }
 
 fn files(folder: &Path, entries: &mut BTreeMap<String, String>) {

@@ -64,10 +64,7 @@ impl Lab {
 
     /// Makes the core of the one lab on this machine that outlives its maker. Refuses when there is one.
     pub fn new_kept() -> Result<Self> {
-        ensure!(
-            kept_names()?.is_empty(),
-            "a demo is up already; stop it first: make demo-down"
-        );
+        refuse_second_kept()?;
         Self::build(KEPT_PREFIX.to_owned(), true)
     }
 
@@ -189,6 +186,21 @@ impl Lab {
         Ok(link)
     }
 
+    /// Everything that has to be gone when the lab is: its folder, its namespaces, the processes in them, and its helpers.
+    pub fn census(&self) -> Result<Census> {
+        let mut pids = self.watchdog.iter().map(Child::id).collect::<Vec<_>>();
+        for name in names_with(&self.prefix) {
+            let inside = Namespace::named(&name).pids()?;
+            pids.extend(inside.into_iter().filter_map(|pid| u32::try_from(pid).ok()));
+        }
+        let born = |pid| birth(pid).map(|born| (pid, born));
+        Ok(Census {
+            prefix: self.prefix.clone(),
+            folder: self.folder.clone(),
+            processes: pids.into_iter().filter_map(born).collect(),
+        })
+    }
+
     /// Ends the lab well: fails if any program of ours logged an error or panicked.
     pub fn finish(mut self) -> Result<()> {
         self.finished = true;
@@ -235,6 +247,61 @@ impl Drop for Lab {
     }
 }
 
+/// What a lab consisted of.
+#[derive(Clone, Debug)]
+pub struct Census {
+    prefix: String,
+    folder: PathBuf,
+    /// Process ids and when each process began.
+    processes: Vec<(u32, String)>,
+}
+
+impl Census {
+    /// How many processes there were.
+    pub fn processes(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// What is still there, or has come since; a line each.
+    pub fn left(&self) -> Vec<String> {
+        let mut left: Vec<_> = names_with(&self.prefix)
+            .iter()
+            .map(|name| format!("namespace {name}"))
+            .collect();
+        if self.folder.exists() {
+            left.push(format!("folder {}", self.folder.display()));
+        }
+        let alive = |(pid, born): &&(u32, String)| birth(*pid).as_ref() == Some(born);
+        let old = self.processes.iter().filter(alive);
+        left.extend(old.map(|(pid, _)| format!("process {pid}")));
+        left.extend(named_in_commands(&self.folder).map(|line| format!("process {line}")));
+        left
+    }
+}
+
+/// When a process began, in the kernel's ticks: a process id is used again some day.
+fn birth(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, behind_name) = stat.rsplit_once(") ")?;
+    let zombie = behind_name.starts_with('Z');
+    behind_name
+        .split(' ')
+        .nth(19)
+        .filter(|_| !zombie)
+        .map(str::to_owned)
+}
+
+/// Processes whose command line names something in a folder.
+fn named_in_commands(folder: &Path) -> impl Iterator<Item = String> {
+    let wanted = format!("{}/", folder.display());
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(move |entry| {
+        let words = fs::read(entry.path().join("cmdline")).ok()?;
+        let line = String::from_utf8_lossy(&words).replace('\0', " ");
+        line.contains(&wanted).then_some(line)
+    })
+}
+
 /// Removes a lab that was left up. Returns the namespaces that there were.
 pub fn take_down_kept() -> Result<Vec<String>> {
     let names = kept_names()?;
@@ -245,6 +312,13 @@ pub fn take_down_kept() -> Result<Vec<String>> {
             .with_context(|| format!("cannot remove {}", folder.display()))?;
     }
     Ok(names)
+}
+
+/// Fails when a lab was left up.
+pub fn refuse_second_kept() -> Result<()> {
+    let up = !kept_names()?.is_empty();
+    ensure!(!up, "a demo is up already; stop it first: make demo-down");
+    Ok(())
 }
 
 fn kept_names() -> Result<Vec<String>> {
@@ -405,10 +479,14 @@ mod tests {
     #[test]
     fn dropping_removes_everything() {
         let lab = Lab::new("drop").expect("a lab");
+        let census = lab.census().expect("a census");
+        assert_eq!(census.processes(), 1, "the watchdog");
+        assert!(census.left().len() >= 3, "{:?}", census.left());
         let (prefix, folder) = (lab.prefix.clone(), lab.folder.clone());
         assert_eq!(names_with(&prefix).len(), 1);
         drop(lab);
         assert!(names_with(&prefix).is_empty());
         assert!(!folder.exists());
+        assert_eq!(census.left(), Vec::<String>::new());
     }
 }

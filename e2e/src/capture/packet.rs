@@ -48,6 +48,37 @@ pub fn classify(packet: &[u8], relays: &[SocketAddr]) -> Class {
     }
 }
 
+/// A sealed packet at least this long carries data: the control messages of two nodes with a few candidates are shorter.
+pub const DATA: usize = 700;
+
+/// Whether a packet of a class carries data of at least [`DATA`] bytes, sealed: by UDP to the other node, or in a DERP frame to
+/// or from a relay without TLS.
+pub(super) fn carries_data(packet: &[u8], class: Class) -> bool {
+    let payload = Parsed::read(packet).map_or(&[][..], |packet| packet.payload);
+    match class {
+        Class::WireGuard(4) => payload.len() >= 8 + DATA,
+        Class::RelayTcp => payload.windows(FRAME_HEAD).any(holds_data),
+        Class::Stun
+        | Class::WireGuard(_)
+        | Class::IcmpError
+        | Class::Neighbour
+        | Class::Foreign => false,
+    }
+}
+
+/// A DERP frame's type and length, a node key, and a WireGuard message's type.
+const FRAME_HEAD: usize = 1 + 4 + 32 + 4;
+
+/// The start of a DERP frame, to a node (type 4) or from one (type 5), with a WireGuard data message.
+fn holds_data(head: &[u8]) -> bool {
+    let length = array(head, 1)
+        .map(u32::from_be_bytes)
+        .and_then(|length| usize::try_from(length).ok());
+    matches!(head.first(), Some(4 | 5))
+        && length.is_some_and(|length| (32 + DATA..1 << 14).contains(&length))
+        && array(head, 37) == Some([4, 0, 0, 0])
+}
+
 /// A packet in words: addresses, protocol, ports and the first bytes.
 pub(super) fn describe(packet: &[u8]) -> String {
     let mut text = match Parsed::read(packet) {
@@ -243,6 +274,25 @@ mod tests {
         assert_eq!(see(&ip(TCP, &tcp)), Class::RelayTcp);
         tcp[3] += 1;
         assert_eq!(see(&ip(TCP, &tcp)), Class::Foreign);
+    }
+
+    #[test]
+    fn knows_data_either_way() {
+        let relay: SocketAddr = "203.0.113.20:8080".parse().expect("an address");
+        let see = |packet: &[u8]| carries_data(packet, classify(packet, &[relay]));
+        assert!(see(&ip(UDP, &udp_of(&padded(4, DATA)))));
+        assert!(!see(&ip(UDP, &udp_of(&padded(4, 160)))));
+        let framed = |length: usize| {
+            let mut tcp = vec![0; 32];
+            tcp[2..4].copy_from_slice(&8080_u16.to_be_bytes());
+            tcp.push(5);
+            tcp.extend(u32::try_from(length + 32).expect("short").to_be_bytes());
+            tcp.extend([9; 32]);
+            tcp.extend(padded(4, length));
+            ip(TCP, &tcp)
+        };
+        assert!(see(&framed(DATA)));
+        assert!(!see(&framed(160)));
     }
 
     #[test]

@@ -53,6 +53,12 @@ impl Screen {
         self.line(&format!("  {mark} {clock}  {text}"))
     }
 
+    /// What is going on, for as long as it takes.
+    pub fn note(&mut self, text: &str) -> io::Result<()> {
+        let text = self.paint(DIM, &format!("... {text}"));
+        self.line(&format!("  {text}"))
+    }
+
     /// What went wrong.
     pub fn failed(&mut self, text: &str) -> io::Result<()> {
         let mark = self.paint(RED, "✗ failed:");

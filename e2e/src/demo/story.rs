@@ -1,17 +1,19 @@
 //! What the demonstration does, in order.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Demo, Screen};
+use crate::capture::{Capture, DATA, Sniffed};
 use crate::dump::HostDump;
 use crate::lab::Lab;
 use crate::pair::{Pair, Side};
 use crate::profile::Outcome;
 use crate::site::SiteSpec;
-use crate::status::PathState;
+use crate::status::{PathState, Status};
 use crate::traffic::{Pinger, Server, Transfer};
 use crate::wait::wait_for;
 
@@ -23,7 +25,8 @@ pub(super) fn tell(demo: Demo, screen: &mut Screen) -> Result<()> {
     let outcome = Outcome::of(demo.a, demo.b);
     screen.start_clock();
     screen.title("Culvert: two sites behind NAT, linked")?;
-    let host_before = HostDump::take(None, &[])?;
+    screen.note("looking at this machine as it is before")?;
+    let host_before = host()?;
     let lab = if demo.keep {
         Lab::new_kept()?
     } else {
@@ -38,11 +41,13 @@ pub(super) fn tell(demo: Demo, screen: &mut Screen) -> Result<()> {
     manifests(&pair, screen)?;
 
     screen.title("Linking")?;
-    let start = screen.start_clock();
+    let captures = watch(&pair)?;
+    screen.start_clock();
     pair.start()?;
     screen.step("both agents started; the clock begins")?;
-    let pinger = pair.ping_from_a(100)?;
-    link(&mut pair, &pinger, outcome, start, screen)?;
+    let pinger = ping(&pair)?;
+    link(&pair, &pinger, &captures, outcome, screen)?;
+    drop(captures);
     carry(&pair, &pinger, screen)?;
     statuses(&pair, screen)?;
     if demo.keep {
@@ -50,13 +55,19 @@ pub(super) fn tell(demo: Demo, screen: &mut Screen) -> Result<()> {
     }
     screen.title("Taking down")?;
     drop(pinger);
+    let census = pair.lab.census()?;
     take_down(pair, nodes_before, screen)?;
-    let changes = HostDump::take(None, &[])?.diff(&host_before);
+    let left = census.left();
+    ensure!(left.is_empty(), "left behind: {}", left.join(", "));
+    let changes = host()?.diff(&host_before);
     ensure!(
         changes.is_empty(),
         "this machine is not as it was:\n{changes}"
     );
-    screen.step("namespaces and processes are gone; this machine is as it was before")?;
+    screen.step(&format!(
+        "all {} processes and their namespaces are gone; this machine is as it was before",
+        census.processes()
+    ))?;
     Ok(())
 }
 
@@ -78,8 +89,24 @@ fn picture(pair: &Pair, screen: &mut Screen) -> Result<()> {
     Ok(())
 }
 
+fn host() -> Result<HostDump> {
+    HostDump::take(None, &[Path::new("/etc")])
+}
+
 fn dump(side: &Side) -> Result<HostDump> {
-    HostDump::take(Some(&side.site.node), &[])
+    HostDump::take(Some(&side.site.node), &[side.agent.manifests()])
+}
+
+/// Captures of what the two sites send into the world and hear from it.
+fn watch(pair: &Pair) -> Result<[Capture; 2]> {
+    let start = |side: &Side| Capture::start(side.site.uplink(), "wan", &[pair.relay.address()]);
+    Ok([start(&pair.a)?, start(&pair.b)?])
+}
+
+/// 100 pings a second, long enough for the captures to know them as data.
+fn ping(pair: &Pair) -> Result<Pinger> {
+    let (pod, to) = (pair.a.pod()?, pair.b.echo.address());
+    Pinger::sized(&pod.ns, pod.at(0), to, 100, DATA)
 }
 
 fn manifests(pair: &Pair, screen: &mut Screen) -> Result<()> {
@@ -94,90 +121,193 @@ fn manifests(pair: &Pair, screen: &mut Screen) -> Result<()> {
     Ok(())
 }
 
-/// From the start of the agents to the final path.
+/// From the start of the agents to the final path at both ends, told as it happens.
 fn link(
-    pair: &mut Pair,
+    pair: &Pair,
     pinger: &Pinger,
+    captures: &[Capture; 2],
     outcome: Outcome,
-    start: Instant,
     screen: &mut Screen,
 ) -> Result<()> {
-    let mut paths = Paths::default();
-    let patience = Duration::from_secs(20);
-    let first = wait_for(patience, "the first ping", || {
-        paths.look(pair);
-        pair.b
-            .echo
-            .arrivals(pinger.flow())
-            .first()
-            .context("nothing arrived")
-    })?;
-    let from = pair.b.echo.arrivals(pinger.flow()).sources();
-    let from = from.first().context("no source")?.ip();
-    screen.step_at(
-        first,
-        &format!(
-            "first ping {} -> {}; the far pod saw {}",
-            pair.a.pod()?.ip,
-            pair.b.pod()?.ip,
-            screen.strong(&from.to_string())
-        ),
-    )?;
-    ensure!(
-        from == pair.a.pod()?.ip,
-        "the far pod saw {from} and not the pod"
-    );
-    let settled = wait_for(patience, &format!("{outcome:?} at both ends"), || {
-        paths.look(pair);
-        paths.settled(outcome)
-    })?;
-    for (side, name) in [(&pair.a, NAMES[0]), (&pair.b, NAMES[1])] {
-        nat(side, name, screen)?;
-    }
-    if let Some(at) = paths.relay_since {
-        screen.step_at(
-            at,
-            &format!("data goes over the {}", screen.strong("relay")),
-        )?;
-    }
-    match outcome {
-        Outcome::Direct => {
-            let ends = [
-                paths.a.and_then(|path| path.endpoint),
-                paths.b.and_then(|path| path.endpoint),
-            ];
-            let ends = ends.map(Option::unwrap_or_default).join(" <-> ");
-            screen.step_at(
-                settled,
-                &format!("data goes {}: {ends}", screen.strong("direct")),
-            )?;
+    let scene = Scene {
+        pair,
+        pinger,
+        captures,
+        outcome,
+    };
+    let (mut told, mut last) = (Told::default(), Instant::now());
+    wait_for(PATIENCE, &format!("{outcome:?} at both ends"), || {
+        let mut news = Vec::new();
+        let settled = scene.look(&mut told, &mut news);
+        news.sort_by_key(|(at, _)| *at);
+        for (at, text) in news {
+            screen.step_at(at, &text)?;
+            last = Instant::now();
         }
-        Outcome::Relay(reason) => {
-            let why = screen.strong(reason);
-            screen.step_at(
-                settled,
-                &format!("it stays there, {why}: {}", explain(reason)),
-            )?;
+        if last.elapsed() >= PROGRESS {
+            screen.note(&scene.waiting())?;
+            last = Instant::now();
         }
-    }
-    screen.block(&screen.dim(&format!(
-        "({:.2} s from the agents' start)",
-        settled.duration_since(start).as_secs_f64()
-    )))?;
+        settled
+    })?;
+    let sources = pair.b.echo.arrivals(pinger.flow()).sources();
+    let own = sources.iter().all(|from| *from == pinger.address());
+    ensure!(own, "the far pod saw {sources:?} and not the pod");
     Ok(())
 }
 
-fn nat(side: &Side, name: &str, screen: &mut Screen) -> Result<()> {
-    let (mapping, filtering, seen) = side.agent.status()?.nat()?;
-    let seen = if seen.is_empty() {
-        "nowhere".to_owned()
-    } else {
-        seen.join(", ")
-    };
-    screen.step(&format!(
-        "{name}'s NAT: mapping {mapping}, filtering {filtering}, seen at {seen}"
-    ))?;
-    Ok(())
+const PATIENCE: Duration = Duration::from_secs(25);
+/// What lasts longer says that it goes on.
+const PROGRESS: Duration = Duration::from_secs(2);
+
+/// What is looked at while the sites link.
+struct Scene<'a> {
+    pair: &'a Pair,
+    pinger: &'a Pinger,
+    captures: &'a [Capture; 2],
+    outcome: Outcome,
+}
+
+/// What has been told.
+#[derive(Default)]
+struct Told {
+    first: bool,
+    nats: [bool; 2],
+}
+
+impl Scene<'_> {
+    /// Adds what is new. Fails, with what both ends say, until they are settled.
+    fn look(&self, told: &mut Told, news: &mut Vec<(Instant, String)>) -> Result<()> {
+        // Asking takes a while; what happens meanwhile comes before it.
+        let ends = [self.pair.a.agent.status(), self.pair.b.agent.status()];
+        let asked = Instant::now();
+        let wans = [self.captures[0].so_far(), self.captures[1].so_far()];
+        self.first_ping(&wans[1], told, news)?;
+        let [a, b] = ends;
+        let ends = [a?, b?];
+        self.nats(&ends, asked, false, told, news)?;
+        ensure!(told.first, "no ping has arrived");
+        let paths = [
+            ends[0].path_to(&self.pair.a.other)?,
+            ends[1].path_to(&self.pair.b.other)?,
+        ];
+        let (at, text) = self.settled(&paths, &wans)?;
+        self.nats(&ends, asked, true, told, news)?;
+        news.push((at.unwrap_or(asked), text));
+        Ok(())
+    }
+
+    /// Which way the first ping took is what the far site's wide-area link carried first.
+    fn first_ping(
+        &self,
+        wan: &Sniffed,
+        told: &mut Told,
+        news: &mut Vec<(Instant, String)>,
+    ) -> Result<()> {
+        let first = self.pair.b.echo.arrivals(self.pinger.flow());
+        let Some(first) = first.list.first().filter(|_| !told.first) else {
+            return Ok(());
+        };
+        let way = match (wan.first_relayed, wan.first_direct) {
+            (Some(relayed), Some(direct)) if direct < relayed => "directly",
+            (Some(_), _) => "over the relay",
+            (None, Some(_)) => "directly",
+            (None, None) => bail!("the first ping is not in the capture yet"),
+        };
+        news.push((
+            first.at,
+            format!(
+                "first ping {} -> {}, {way}; the far pod saw {}",
+                self.pair.a.pod()?.ip,
+                self.pair.b.pod()?.ip,
+                first.from.ip()
+            ),
+        ));
+        told.first = true;
+        Ok(())
+    }
+
+    /// What the nodes know of their NATs, once they know it, or `anyway`.
+    fn nats(
+        &self,
+        ends: &[Status; 2],
+        asked: Instant,
+        anyway: bool,
+        told: &mut Told,
+        news: &mut Vec<(Instant, String)>,
+    ) -> Result<()> {
+        for ((status, told), name) in ends.iter().zip(&mut told.nats).zip(NAMES) {
+            let (mapping, filtering, seen) = status.nat()?;
+            let known = mapping != "unknown" && !seen.is_empty();
+            if *told || !known && !anyway {
+                continue;
+            }
+            let seen = if seen.is_empty() {
+                "nowhere".to_owned()
+            } else {
+                seen.join(", ")
+            };
+            let text =
+                format!("{name}'s NAT: mapping {mapping}, filtering {filtering}, seen at {seen}");
+            news.push((asked, text));
+            *told = true;
+        }
+        Ok(())
+    }
+
+    /// What both ends' final path is, and since when if that can be seen.
+    fn settled(
+        &self,
+        paths: &[PathState; 2],
+        wans: &[Sniffed; 2],
+    ) -> Result<(Option<Instant>, String)> {
+        let [a, b] = paths;
+        let both = |fits: &dyn Fn(&PathState) -> bool| {
+            ensure!(
+                fits(a) && fits(b),
+                "{}: {a:?}\n{}: {b:?}",
+                NAMES[0],
+                NAMES[1]
+            );
+            Ok(())
+        };
+        match self.outcome {
+            Outcome::Direct => {
+                both(&PathState::is_direct)?;
+                let moved = wans[0].first_direct.zip(wans[1].first_direct);
+                let (at_a, at_b) = moved.context("no data was seen on the direct path")?;
+                let ends = paths.each_ref().map(|path| path.endpoint.clone());
+                let ends = ends.map(Option::unwrap_or_default).join(" <-> ");
+                Ok((Some(at_a.max(at_b)), format!("data goes directly: {ends}")))
+            }
+            Outcome::Relay(reason) => {
+                both(&|path| path.path == "relay" && path.reason.as_deref() == Some(reason))?;
+                let strayed = wans.iter().any(|wan| wan.first_direct.is_some());
+                ensure!(!strayed, "data was seen on a direct path");
+                Ok((
+                    None,
+                    format!("it stays on the relay, {reason}: {}", explain(reason)),
+                ))
+            }
+        }
+    }
+
+    /// What there is to say while nothing happens.
+    fn waiting(&self) -> String {
+        let says = |side: &Side, name: &str| match side.path() {
+            Ok(path) => format!(
+                "{name}: {} {}",
+                path.path,
+                path.reason.as_deref().unwrap_or_default()
+            ),
+            Err(_) => format!("{name} does not answer"),
+        };
+        format!(
+            "still looking for a direct path ({}, {})",
+            says(&self.pair.a, NAMES[0]),
+            says(&self.pair.b, NAMES[1])
+        )
+    }
 }
 
 fn explain(reason: &str) -> &'static str {
@@ -188,44 +318,6 @@ fn explain(reason: &str) -> &'static str {
         }
         "UdpBlocked" => "a firewall lets no UDP pass",
         _ => "see the documentation of the status",
-    }
-}
-
-/// The paths of both ends as they change.
-#[derive(Default)]
-struct Paths {
-    a: Option<PathState>,
-    b: Option<PathState>,
-    relay_since: Option<Instant>,
-}
-
-impl Paths {
-    fn look(&mut self, pair: &Pair) {
-        self.a = pair.a.path().ok();
-        self.b = pair.b.path().ok();
-        let relayed = self.a.as_ref().is_some_and(|path| path.path == "relay");
-        if relayed {
-            self.relay_since.get_or_insert_with(Instant::now);
-        }
-    }
-
-    fn settled(&self, outcome: Outcome) -> Result<Instant> {
-        let (Some(a), Some(b)) = (&self.a, &self.b) else {
-            bail!("an agent does not answer yet");
-        };
-        let fits = |path: &PathState| match outcome {
-            Outcome::Direct => path.is_direct(),
-            Outcome::Relay(reason) => {
-                path.path == "relay" && path.reason.as_deref() == Some(reason)
-            }
-        };
-        ensure!(
-            fits(a) && fits(b),
-            "{}: {a:?}\n{}: {b:?}",
-            NAMES[0],
-            NAMES[1]
-        );
-        Ok(Instant::now())
     }
 }
 
@@ -247,24 +339,23 @@ fn carry(pair: &Pair, pinger: &Pinger, screen: &mut Screen) -> Result<()> {
         );
         Ok(now)
     })?;
-    // The last few may still be on their way.
-    let through = sent.count().saturating_sub(10);
-    let lost = pair
-        .b
-        .echo
-        .arrivals(pinger.flow())
-        .missing(first..through)
-        .len();
-    let gap = pair.b.echo.arrivals(pinger.flow());
+    let through = sent.count();
+    let came = wait_for(Duration::from_secs(2), "every ping so far", || {
+        let came = pair.b.echo.arrivals(pinger.flow());
+        let lost = came.missing(first..through);
+        ensure!(lost.is_empty(), "lost {lost:?}");
+        Ok(came)
+    })?;
     let (begin, end) = (
-        gap.first().context("no pings")?,
-        gap.list.last().context("no pings")?.at,
+        came.first().context("no pings")?,
+        came.list.last().context("no pings")?.at,
     );
     screen.step(&format!(
-        "{} pings since the first one, {lost} lost, longest gap {:.0} ms",
+        "{} pings since the first one, none lost, longest gap {:.0} ms",
         through.saturating_sub(first),
-        gap.largest_gap(begin, end).as_secs_f64() * 1000.0
+        came.largest_gap(begin, end).as_secs_f64() * 1000.0
     ))?;
+    screen.note("one TCP stream as fast as it goes, for three seconds")?;
     let server = Server::start(&pair.b.pod()?.ns, pair.b.pod_at(9001)?)?;
     let transfer = Transfer::start(
         &pair.a.pod()?.ns,

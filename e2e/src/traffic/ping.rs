@@ -47,6 +47,17 @@ impl PingReport {
 impl Pinger {
     /// Starts sending `rate` pings a second from an address inside a namespace; port 0 takes any.
     pub fn start(ns: &Namespace, from: SocketAddr, to: SocketAddr, rate: u32) -> Result<Self> {
+        Self::sized(ns, from, to, rate, SIZE)
+    }
+
+    /// The same with pings of another size, in bytes of payload.
+    pub fn sized(
+        ns: &Namespace,
+        from: SocketAddr,
+        to: SocketAddr,
+        rate: u32,
+        size: usize,
+    ) -> Result<Self> {
         static FLOWS: AtomicU32 = AtomicU32::new(1);
         ensure!(rate > 0, "a rate of 0 sends nothing");
         let flow = FLOWS.fetch_add(1, Ordering::Relaxed);
@@ -66,7 +77,12 @@ impl Pinger {
         };
         let sending = {
             let (sent, stop) = (sent.clone(), Arc::clone(&stop));
-            let pace = Pace { flow, to, rate };
+            let pace = Pace {
+                flow,
+                to,
+                rate,
+                size,
+            };
             thread::spawn(move || pace.send(&socket, &sent, &stop))
         };
         Ok(Self {
@@ -142,6 +158,7 @@ struct Pace {
     flow: u32,
     to: SocketAddr,
     rate: u32,
+    size: usize,
 }
 
 impl Pace {
@@ -151,7 +168,7 @@ impl Pace {
         while !stop.load(Ordering::Relaxed) {
             // No route yet, or a firewall: counts as sent and lost.
             sent.lock().push(Instant::now());
-            let _ = socket.send_to(&payload(self.flow, sequence, SIZE), self.to);
+            let _ = socket.send_to(&payload(self.flow, sequence, self.size), self.to);
             sequence += 1;
             self.rest(start, sequence, stop);
         }

@@ -1,5 +1,6 @@
 //! After cleanup a node is as it was.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,16 +15,20 @@ enum End {
 
 fn as_before(name: &str, spec: &SiteSpec, end: End) -> Result<()> {
     let mut pair = Pair::new(name, spec.clone(), spec.clone())?;
-    let host = || HostDump::take(None, &[]);
+    let host = || HostDump::take(None, &[Path::new("/etc")]);
     let host_before = host()?;
-    let before = HostDump::take(Some(&pair.a.site.node), &[])?;
+    let manifests = pair.a.agent.manifests().to_owned();
+    let folders = [Path::new("/etc"), manifests.as_path()];
+    let node = pair.a.site.node.clone();
+    let dump = || HostDump::take(Some(&node), &folders);
+    let before = dump()?;
     let key = pair.a.agent.key()?;
     pair.establish("direct")?;
     let pinger = pair.ping_from_a(100)?;
     wait_for(Duration::from_secs(5), "pings", || {
         pair.b.echo.arrivals(pinger.flow()).first().context("none")
     })?;
-    let during = HostDump::take(Some(&pair.a.site.node), &[])?.diff(&before);
+    let during = dump()?.diff(&before);
     ensure!(
         during.contains("culvert0"),
         "the agent has changed nothing? {during}"
@@ -34,8 +39,7 @@ fn as_before(name: &str, spec: &SiteSpec, end: End) -> Result<()> {
     }
     drop(pinger);
     pair.a.agent.cleanup(false)?;
-    let changes = HostDump::take(Some(&pair.a.site.node), &[])?.diff(&before);
-    assert_eq!(changes, "", "{name} {end:?}");
+    assert_eq!(dump()?.diff(&before), "", "{name} {end:?}");
     assert_eq!(pair.a.agent.key()?, key, "the key is kept");
     pair.a.agent.cleanup(true)?;
     let left = std::fs::read_dir(pair.a.agent.state())
@@ -43,8 +47,12 @@ fn as_before(name: &str, spec: &SiteSpec, end: End) -> Result<()> {
         .flatten()
         .count();
     assert_eq!(left, 0, "the state folder after --purge");
+    let agents = pair.lab.census()?;
+    assert!(agents.processes() >= 3, "{agents:?}");
+    pair.finish()?;
+    assert_eq!(agents.left(), Vec::<String>::new());
     assert_eq!(host()?.diff(&host_before), "", "the lab's host");
-    pair.finish()
+    Ok(())
 }
 
 #[test]

@@ -3,9 +3,12 @@
 mod capture;
 mod cleanup;
 mod cuts;
+mod demo;
+mod failover;
 mod firewall;
 mod hostile;
 mod longrun;
+mod mtu;
 mod refusals;
 mod restart;
 mod table;
