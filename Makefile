@@ -22,4 +22,4 @@ demo:      ## two sites behind NAT, linked: NAT=symmetric or NAT=A,B chooses the
 	@scripts/demo.sh "$(NAT)" "$(KEEP)"
 
 demo-down: ## stop a demo that was left up
-	@target/release/culvert-lab down
+	@"$${CARGO_TARGET_DIR:-target}/release/culvert-lab" down

@@ -5,8 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-scripts/packages.sh cc nft conntrack ip sysctl setpriv
+scripts/packages.sh cc nft ip setpriv nsenter ${2:+ping}
 echo "building (a few minutes the first time)"
-cargo build --release --locked --quiet -p culvert-agent -p culvert-relay -p e2e
-if [ -n "${2:-}" ]; then exec target/release/culvert-lab demo --nat "$1" --keep; fi
-exec target/release/culvert-lab demo --nat "$1"
+cargo build --release --locked -p culvert-agent -p culvert-relay -p e2e
+exec "${CARGO_TARGET_DIR:-target}/release/culvert-lab" demo --nat "$1" ${2:+--keep}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that the given commands come from, and says which and why. Nothing is done when all are there.
-# usage: packages.sh [--quiet] COMMAND...
+# usage: packages.sh COMMAND...
 set -euo pipefail
 
 package_of() {
@@ -8,10 +8,11 @@ package_of() {
     cc) echo build-essential "compiles the C parts of the cipher library" ;;
     nft) echo nftables "NAT routers of the lab, and the agent's own rules" ;;
     iptables) echo iptables "hosts whose firewall is iptables" ;;
-    conntrack) echo conntrack "forgets flows that began before the agent" ;;
+    conntrack) echo conntrack "lets a router of the lab forget its flows" ;;
     ip) echo iproute2 "network namespaces, links, routes" ;;
-    sysctl) echo procps "settings of the lab's routers" ;;
-    setpriv) echo util-linux "ends the lab's processes with the lab" ;;
+    sysctl) echo procps "tells the settings of the kernel" ;;
+    setpriv | nsenter) echo util-linux "starts programs inside the lab, and ends them with it" ;;
+    ping) echo iputils-ping "to look around in the pods" ;;
     *) echo "packages.sh: no package known for $1" >&2; exit 2 ;;
   esac
 }
