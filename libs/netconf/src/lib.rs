@@ -8,6 +8,10 @@
 //! chains never have policy drop; no string from outside reaches a program, only typed values; nothing that is not
 //! marked as ours is removed.
 //!
+//! Nothing here outlives a reboot but the journal. From the start of the pods to the first [`Netconf::apply`] after
+//! it there is neither route nor guard, and a pod's packet for a mesh prefix takes the default route; where that
+//! matters, the agent has to start before the pods. From that `apply` on every prefix ever held is guarded again.
+//!
 //! What is programmed:
 //! * the device: MTU, queue, addresses, its own sysctls, and the host's forwarding switches where pods need them;
 //! * one routing table with a live route per reachable prefix and an unreachable one behind every prefix ever held,

@@ -108,8 +108,10 @@ impl Netconf {
     }
 
     /// Resolves when somebody may have changed what [`apply`](Self::apply) looks at, about 150 ms after the first
-    /// event; firewalls and sysctls, which send none, are looked at every 600 ms. Changes made by `apply` itself
-    /// are noticed too: the next `apply` then changes nothing. May be cancelled at any point without losing a change.
+    /// event, and at most about once a second while changes do not end. Firewalls and sysctls, which send no events,
+    /// are looked at every 600 ms; that runs no program, except where legacy iptables has a filter table: one per
+    /// family. Changes made by `apply` itself are noticed too: the next `apply` then changes nothing. May be
+    /// cancelled at any point without losing a change.
     pub async fn changed(&mut self) {
         self.watch.changed(&self.names).await;
     }

@@ -220,7 +220,7 @@ pub enum CommandError {
         source: std::io::Error,
     },
     /// It did not end in time and was killed.
-    #[error("{program} did not end within {seconds} s")]
+    #[error("{program} did not end within {seconds} s; see whether another one holds its lock")]
     TimedOut {
         /// The program.
         program: &'static str,
@@ -249,7 +249,7 @@ pub enum JournalError {
         source: std::io::Error,
     },
     /// It cannot be written.
-    #[error("cannot write the journal {path}: {source}")]
+    #[error("cannot write the journal {path}: {source}; its folder must be writable and have room")]
     Write {
         /// The file.
         path: PathBuf,

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use rtnetlink::MulticastGroup;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::desired::Names;
 use crate::iptables::in_use;
@@ -19,6 +19,11 @@ use crate::sysctl;
 
 /// How long events are gathered before the caller is told.
 const GATHER: Duration = Duration::from_millis(150);
+/// The same while the host does not come to rest: somebody undoes what we do, or rewrites rules of his own all the time.
+const GATHER_RESTLESS: Duration = Duration::from_secs(1);
+/// Times in a row, without a rest in between, after which it counts as restless.
+const RESTLESS: u32 = 4;
+const REST: Duration = Duration::from_secs(1);
 /// How often that is looked at which sends no events.
 const POLL: Duration = Duration::from_millis(600);
 
@@ -64,6 +69,9 @@ pub(crate) struct Watch {
     /// A change was seen that the caller has not been told of: `changed` may be cancelled while it gathers.
     pending: bool,
     pulse: Pulse,
+    /// When the caller was told last, and how often in a row.
+    told: Option<Instant>,
+    in_a_row: u32,
     /// Kept over calls of `changed`, so that one cancelled often does not look more often.
     poll: Interval,
 }
@@ -78,6 +86,8 @@ impl Watch {
             tasks: Vec::new(),
             pending: false,
             pulse: Pulse::default(),
+            told: None,
+            in_a_row: 0,
             poll,
         };
         watch.subscribe()?;
@@ -98,8 +108,23 @@ impl Watch {
                 _ = self.poll.tick() => self.pending = self.look(names).await,
             }
         }
-        tokio::time::sleep(GATHER).await;
+        tokio::time::sleep(self.gather(Instant::now())).await;
         self.pending = false;
+        self.told = Some(Instant::now());
+    }
+
+    fn gather(&mut self, now: Instant) -> Duration {
+        let rested = self.told.is_none_or(|told| now >= told + REST);
+        self.in_a_row = if rested {
+            0
+        } else {
+            self.in_a_row.saturating_add(1)
+        };
+        if self.in_a_row < RESTLESS {
+            GATHER
+        } else {
+            GATHER_RESTLESS
+        }
     }
 
     async fn look(&mut self, names: &Names) -> bool {

@@ -1,5 +1,6 @@
 //! The plan on real kernels: namespaces, real `nft` and both iptables. Needs root.
 
+mod extremes;
 mod lab;
 
 use std::time::{Duration, Instant};
