@@ -64,7 +64,7 @@ impl Host {
     }
 
     /// The tunnel with the Mesh's port and MTU; another port or MTU takes a new one.
-    fn tunnel(&mut self, mesh: &MeshConfig) -> anyhow::Result<Arc<Tunnel>> {
+    async fn tunnel(&mut self, mesh: &MeshConfig) -> anyhow::Result<Arc<Tunnel>> {
         let (port, mtu) = (
             mesh.listen_port.unwrap_or(self.config.port),
             mesh.mtu.unwrap_or(DEFAULT_MTU),
@@ -76,7 +76,7 @@ impl Host {
         {
             return Ok(Arc::clone(&running.tunnel));
         }
-        self.stop_tunnel();
+        self.stop_tunnel().await;
         let tunnel = Arc::new(Tunnel::start(tunnel::Config {
             device: Names::default().device,
             secret: self.config.secret.clone(),
@@ -93,10 +93,10 @@ impl Host {
         Ok(tunnel)
     }
 
-    fn stop_tunnel(&mut self) {
+    async fn stop_tunnel(&mut self) {
         self.view.store(None);
         if let Some(running) = self.running.take() {
-            running.tunnel.stop();
+            running.tunnel.stop().await;
         }
     }
 }
@@ -108,7 +108,7 @@ impl Engine for Host {
 
     async fn apply(&mut self, accepted: &Accepted) -> anyhow::Result<()> {
         let Some(mesh) = &accepted.mesh else {
-            self.stop_tunnel();
+            self.stop_tunnel().await;
             return self
                 .keeper
                 .obey(Order {
@@ -118,13 +118,13 @@ impl Engine for Host {
                 })
                 .await;
         };
-        let tunnel = self.tunnel(mesh).context("the tunnel cannot start")?;
+        let tunnel = self.tunnel(mesh).await.context("the tunnel cannot start")?;
         let running = self
             .running
             .as_ref()
             .map_or((self.config.port, DEFAULT_MTU), |one| (one.port, one.mtu));
         let order = Order {
-            tunnel: Some(Arc::clone(&tunnel)),
+            tunnel: Some(Arc::downgrade(&tunnel)),
             wanted: wanted(mesh, accepted),
             desired: desired(mesh, accepted, running),
         };
@@ -144,7 +144,7 @@ impl Engine for Host {
     }
 
     async fn stop(&mut self) {
-        self.stop_tunnel();
+        self.stop_tunnel().await;
     }
 }
 

@@ -22,7 +22,7 @@ use self::relays::{RelayEvent, Relays};
 use self::stun::{Stun, StunEvent};
 use crate::batch::Batch;
 use crate::peer::Peer;
-use crate::shared::{DataEvent, Directory, Shared};
+use crate::shared::{DataEvent, Directory, Shared, StunDatagram};
 use crate::table::PrefixTable;
 use crate::tunnel::{NodeSpec, Status, Wanted};
 
@@ -76,8 +76,10 @@ impl Driver {
         mut self,
         mut commands: mpsc::Receiver<Command>,
         mut events: mpsc::Receiver<DataEvent>,
+        mut datagrams: mpsc::Receiver<StunDatagram>,
     ) {
         let mut batch = Vec::with_capacity(EVENTS_PER_TURN);
+        let mut stun = Vec::with_capacity(EVENTS_PER_TURN);
         loop {
             let wake = tokio::time::Instant::from_std(self.next_wake());
             tokio::select! {
@@ -86,11 +88,15 @@ impl Driver {
                     None => return,
                 },
                 read = events.recv_many(&mut batch, EVENTS_PER_TURN) => if read == 0 { return },
+                read = datagrams.recv_many(&mut stun, EVENTS_PER_TURN) => if read == 0 { return },
                 event = self.relays.next() => self.handle_relay(event),
                 event = self.stun.next() => self.handle_stun(event),
                 () = tokio::time::sleep_until(wake) => {}
             }
             batch.drain(..).for_each(|event| self.handle_data(event));
+            stun.drain(..).for_each(|StunDatagram { from, bytes }| {
+                self.stun.handle_data_socket(Instant::now(), from, &bytes);
+            });
             self.advance(Instant::now());
         }
     }
@@ -129,25 +135,18 @@ impl Driver {
     fn handle_data(&mut self, event: DataEvent) {
         let now = Instant::now();
         match event {
-            DataEvent::Wanted(key) => self.with_live(key, now, |live, _| live.want(now)),
-            DataEvent::Established(key) => {
-                self.with_live(key, now, |live, _| live.established(now))
-            }
-            DataEvent::Awake(key) => {
-                self.with_live(key, now, |live, shared| live.note_counters(shared, now))
-            }
+            DataEvent::Wanted(key) => self.with_live(key, now, |live| live.want(now)),
+            DataEvent::Established(key) => self.with_live(key, now, |live| live.established(now)),
+            DataEvent::Awake(key) => self.with_live(key, now, |live| live.note_counters(now)),
             DataEvent::Control { key, via, message } => {
-                self.with_live(key, now, |live, _| {
-                    live.pair.handle_control(now, via, message)
-                });
+                self.with_live(key, now, |live| live.pair.handle_control(now, via, message));
             }
             DataEvent::Unreachable { key, address } => {
-                self.with_live(key, now, |live, _| {
+                self.with_live(key, now, |live| {
                     live.pair
                         .handle_send_error(now, traversal::Path::Direct(address))
                 });
             }
-            DataEvent::Stun { from, bytes } => self.stun.handle_data_socket(now, from, &bytes),
         }
     }
 
@@ -156,7 +155,7 @@ impl Driver {
     }
 
     fn handle_relay(&mut self, event: RelayEvent) {
-        let now = Instant::now();
+        let (now, relay) = (Instant::now(), event.relay);
         let outcome = self.relays.handle(event);
         if outcome.changed {
             self.relays_changed(now);
@@ -169,7 +168,7 @@ impl Driver {
         {
             match present {
                 true => live.hurry(now),
-                false => live.absent(now, self.relays.connected().len()),
+                false => live.absent(now, relay, &self.relays.order(self.homes.get(&key))),
             }
         }
     }
@@ -178,12 +177,12 @@ impl Driver {
     fn relays_changed(&mut self, now: Instant) {
         for (key, live) in &mut self.live {
             let order = self.relays.order(self.homes.get(key));
-            live.relays_changed(now, &order, self.relays.refusal());
+            live.relays_changed(now, &self.shared.sockets, &order, self.relays.refusal());
         }
     }
 
     /// Runs `act` on a node's tunnel, waking it if it sleeps; unknown nodes are ignored.
-    fn with_live(&mut self, key: NodeKey, now: Instant, act: impl FnOnce(&mut Live, &Shared)) {
+    fn with_live(&mut self, key: NodeKey, now: Instant, act: impl FnOnce(&mut Live)) {
         if !self.live.contains_key(&key) {
             let Some(peer) = self
                 .shared
@@ -201,13 +200,13 @@ impl Driver {
                 now,
                 entropy(),
                 self.local(),
-                &order,
-                self.relays.refusal(),
+                &self.shared.sockets,
+                (&order, self.relays.refusal()),
             );
             self.live.insert(key, live);
         }
         if let Some(live) = self.live.get_mut(&key) {
-            act(live, &self.shared);
+            act(live);
         }
     }
 
@@ -230,10 +229,10 @@ impl Driver {
         self.live.retain(|key, live| {
             if tick {
                 live.tick(shared, now);
-                live.initiate(shared, now, || relays.order(homes.get(key)));
             }
+            live.initiate(&shared.identity, now, || relays.order(homes.get(key)));
             lost |= live.pump(shared, batch, now);
-            !live.is_asleep(now)
+            !(tick && live.is_asleep(now))
         });
         if lost {
             self.stun.refresh(now);
@@ -255,20 +254,15 @@ impl Driver {
             .collect();
         self.publish(&wanted);
         let directory = self.shared.directory.load_full();
-        self.live.retain(|key, live| {
-            let admitted = directory.by_key.contains_key(key);
-            if !admitted {
-                live.revoke();
-            }
-            admitted
-        });
+        self.live
+            .retain(|key, _| directory.by_key.contains_key(key));
         self.wanted = wanted;
         self.stun.set_local(now, &self.host_sockets());
         self.local_changed(now);
         self.relays_changed(now);
     }
 
-    /// Swaps the snapshot that the data threads read, keeping the sessions of nodes that stay.
+    /// Swaps the snapshot that the data threads read, keeping the sessions of nodes that stay and no others.
     fn publish(&self, wanted: &Wanted) {
         let old = self.shared.directory.load_full();
         let mut new = Directory {
@@ -285,7 +279,12 @@ impl Driver {
             new.by_key.insert(node.key, peer);
         }
         new.table = prefix_table(&wanted.nodes, &new.by_key);
-        self.shared.directory.store(Arc::new(new));
+        let new = Arc::new(new);
+        self.shared.directory.store(Arc::clone(&new));
+        // Also those that sleep: a handshake may just have been answered.
+        let gone = old.by_key.values();
+        gone.filter(|peer| !new.by_key.contains_key(&peer.key))
+            .for_each(|peer| peer.lock().revoke());
     }
 
     fn new_peer(&self, old: &Directory, new: &Directory, node: &NodeSpec) -> Arc<Peer> {

@@ -1,6 +1,6 @@
 //! The thread from the network to the TUN device: demultiplexes by receiver index, never by source address.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -107,7 +107,7 @@ impl<'a> Inbound<'a> {
             directory: shared.directory.load_full(),
             plain: vec![0; 65_536],
             batch: Batch::new(),
-            budgets: Budgets::default(),
+            budgets: Budgets::new(Instant::now()),
         }
     }
 
@@ -132,10 +132,7 @@ impl<'a> Inbound<'a> {
     fn handle(&mut self, via: &Via, ecn: u8, datagram: &[u8]) {
         if stun::is_stun(datagram) {
             if let Via::Direct(from) = via {
-                self.shared.tell(DataEvent::Stun {
-                    from: *from,
-                    bytes: datagram.to_vec(),
-                });
+                self.shared.tell_stun(*from, datagram);
             }
             return;
         }
@@ -198,14 +195,13 @@ impl<'a> Inbound<'a> {
             return count(&self.shared.drops.malformed);
         };
         if !peer.owns(header.source) {
-            count(&peer.counters.refused_sources);
             return count(&self.shared.drops.foreign_source);
         }
         if !serves(&self.directory.local, header.destination) {
             return count(&self.shared.drops.foreign_destination);
         }
         if ecn == ECN_CE && !mark_congestion(packet) {
-            return;
+            return count(&self.shared.drops.congestion);
         }
         clamp_mss(packet, self.shared.mtu.load(Ordering::Relaxed));
         if let Err(error) = self.shared.tun.load().write(packet) {
@@ -239,7 +235,9 @@ impl<'a> Inbound<'a> {
 
     /// mac1, then the budget, then the cookie, then Diffie-Hellman.
     fn initiation(&mut self, via: &Via, datagram: &[u8]) {
-        if !self.budgets.take(via.source(), Instant::now()) {
+        if !self.shared.identity.has_mac1(via.source(), datagram)
+            || !self.budgets.take(via.source(), Instant::now())
+        {
             return count(&self.shared.drops.handshakes_refused);
         }
         match self.shared.identity.gate(via.source(), datagram) {
@@ -265,7 +263,7 @@ impl<'a> Inbound<'a> {
 
     fn respond(&mut self, via: &Via, peer: &Arc<Peer>, datagram: &[u8]) {
         let mut state = peer.lock();
-        if self.loses_tie(&state, peer) {
+        if state.is_revoked() || self.loses_tie(&state, peer, via) {
             return;
         }
         let noise = state
@@ -274,7 +272,8 @@ impl<'a> Inbound<'a> {
         match noise.open(via.source(), datagram, &mut self.plain) {
             Opened::Reply(response) => {
                 state.handshake = Some(SystemTime::now());
-                heard(&mut state, via);
+                // An initiation may be a copy that somebody kept: it says which relay to answer on, and no more.
+                note_relay(&mut state, via);
                 send_back(self.shared, via, peer, response);
             }
             Opened::Refused(refusal) => tracing::debug!(?refusal, peer = ?peer.key, "initiation"),
@@ -282,11 +281,16 @@ impl<'a> Inbound<'a> {
         }
     }
 
-    /// Without a session both sides may initiate at once: the lower key's initiation stands while it is fresh.
-    fn loses_tie(&self, state: &PeerState, peer: &Peer) -> bool {
+    /// Without a session both sides may initiate at once: the lower key's initiation stands while it is fresh, unless
+    /// the peer is heard on another relay than the one that ours went to, where it may not be.
+    fn loses_tie(&self, state: &PeerState, peer: &Peer, via: &Via) -> bool {
         let has_session = state.noise.as_ref().is_some_and(Noise::has_session);
         let fresh = state.initiated.is_some_and(|at| at.elapsed() < TIE_BREAK);
-        !has_session && fresh && self.shared.key < peer.key
+        let met = match via {
+            Via::Direct(_) => true,
+            Via::Relay { link, .. } => state.relay.as_ref().is_some_and(|ours| ours.id == link.id),
+        };
+        !has_session && fresh && met && self.shared.key < peer.key
     }
 
     /// A handshake response or a cookie reply.
@@ -353,48 +357,61 @@ fn send_back(shared: &Shared, via: &Via, peer: &Peer, message: &[u8]) {
     }
 }
 
-/// Notes where an authenticated packet came from; answers go out on the relay where the peer was heard.
+/// Notes where an authenticated packet came from.
 fn heard(state: &mut PeerState, via: &Via) {
     state.heard = Some(via.path());
-    if let Via::Relay { link, .. } = via
-        && state
-            .relay
-            .as_ref()
-            .is_none_or(|current| current.id != link.id)
-    {
+    note_relay(state, via);
+}
+
+/// Answers go out on the relay where the peer was heard. What waited in the queue while its relay was lost does not
+/// lead back there: nobody would say again that it is gone.
+fn note_relay(state: &mut PeerState, via: &Via) {
+    let Via::Relay { link, .. } = via else { return };
+    let moved = match &state.relay {
+        Some(current) => current.id != link.id && link.is_connected(),
+        None => true,
+    };
+    if moved {
         state.relay = Some(Arc::clone(link));
     }
 }
 
-/// Initiations a source may send: a bucket each, and a bound on the buckets.
-#[derive(Default)]
+/// Initiations a source may send: a bucket each, shared with the few others that the hash puts there.
+///
+/// The table is as large as it ever gets, so that a flood from many sources costs neither memory nor a search.
 struct Budgets {
-    sources: HashMap<IpAddr, Bucket>,
+    hasher: RandomState,
+    buckets: Box<[Bucket]>,
 }
 
+#[derive(Clone)]
 struct Bucket {
-    tokens: f64,
+    tokens: f32,
     at: Instant,
 }
 
 impl Budgets {
-    const RATE: f64 = 20.0;
-    const BURST: f64 = 40.0;
-    const SOURCES: usize = 8_192;
+    const RATE: f32 = 20.0;
+    const BURST: f32 = 40.0;
+    const BUCKETS: usize = 8_192;
 
-    fn take(&mut self, source: IpAddr, now: Instant) -> bool {
-        if self.sources.len() >= Self::SOURCES {
-            // A bucket that has filled up again says nothing that a new one would not.
-            self.sources
-                .retain(|_, bucket| bucket.level(now) < Self::BURST);
-        }
-        if self.sources.len() >= Self::SOURCES && !self.sources.contains_key(&source) {
-            return false;
-        }
-        let bucket = self.sources.entry(source).or_insert(Bucket {
+    fn new(now: Instant) -> Self {
+        let full = Bucket {
             tokens: Self::BURST,
             at: now,
-        });
+        };
+        Self {
+            hasher: RandomState::new(),
+            buckets: vec![full; Self::BUCKETS].into(),
+        }
+    }
+
+    fn take(&mut self, source: IpAddr, now: Instant) -> bool {
+        let hash = self.hasher.hash_one(source);
+        let at = usize::try_from(hash).unwrap_or_default() % Self::BUCKETS;
+        let Some(bucket) = self.buckets.get_mut(at) else {
+            return false;
+        };
         (bucket.tokens, bucket.at) = (bucket.level(now), now);
         let allowed = bucket.tokens >= 1.0;
         if allowed {
@@ -405,8 +422,8 @@ impl Budgets {
 }
 
 impl Bucket {
-    fn level(&self, now: Instant) -> f64 {
-        let gained = now.saturating_duration_since(self.at).as_secs_f64() * Budgets::RATE;
+    fn level(&self, now: Instant) -> f32 {
+        let gained = now.saturating_duration_since(self.at).as_secs_f32() * Budgets::RATE;
         (self.tokens + gained).min(Budgets::BURST)
     }
 }
@@ -417,21 +434,22 @@ mod tests {
 
     #[test]
     fn a_source_gets_its_burst_and_then_its_rate() {
-        let (mut budgets, start) = (Budgets::default(), Instant::now());
+        let start = Instant::now();
+        let mut budgets = Budgets::new(start);
         let source: IpAddr = [203, 0, 113, 7].into();
         assert_eq!((0..100).filter(|_| budgets.take(source, start)).count(), 40);
         let later = start + Duration::from_secs(1);
         assert_eq!((0..100).filter(|_| budgets.take(source, later)).count(), 20);
-        assert!(budgets.take([203, 0, 113, 8].into(), start));
     }
 
     #[test]
-    fn buckets_are_bounded_and_full_ones_make_room() {
-        let (mut budgets, start) = (Budgets::default(), Instant::now());
+    fn a_flood_from_many_sources_takes_no_memory_and_leaves_others_their_share() {
+        let start = Instant::now();
+        let mut budgets = Budgets::new(start);
         for number in 0..20_000_u32 {
             budgets.take(std::net::Ipv4Addr::from(number).into(), start);
         }
-        assert_eq!(budgets.sources.len(), Budgets::SOURCES);
-        assert!(budgets.take([203, 0, 113, 8].into(), start + Duration::from_secs(10)));
+        assert_eq!(budgets.buckets.len(), Budgets::BUCKETS);
+        assert!(budgets.take([203, 0, 113, 8].into(), start));
     }
 }

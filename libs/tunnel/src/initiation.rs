@@ -49,13 +49,20 @@ impl Initiation {
         (self.next, self.relay_since) = (now, None);
     }
 
-    /// The relay does not know the node: try the next one at once, unless all have been tried.
-    pub(crate) fn relay_failed(&mut self, now: Instant, relays: usize) {
+    /// There is no relay to send by. One that connects makes the next initiation due at once.
+    pub(crate) fn postpone(&mut self, now: Instant) {
+        self.next = now + STEADY;
+    }
+
+    /// The relay does not know the node: try the next one at once. `true` when all have been tried.
+    pub(crate) fn relay_failed(&mut self, now: Instant, relays: usize) -> bool {
         self.relay += 1;
         self.relay_since = None;
-        if relays > 1 && !self.relay.is_multiple_of(relays) {
+        let all = self.relay.is_multiple_of(relays.max(1));
+        if !all {
             self.next = now;
         }
+        all
     }
 
     /// Which of `relays` the initiation that is due now goes to.
@@ -130,7 +137,7 @@ mod tests {
         assert_eq!(initiation.relay(start + Duration::from_millis(900), 3), 0);
         assert_eq!(initiation.relay(start + Duration::from_secs(1), 3), 1);
         initiation.sent(start, None);
-        initiation.relay_failed(start, 3);
+        assert!(!initiation.relay_failed(start, 3));
         assert_eq!((initiation.relay(start, 3), initiation.due()), (2, start));
     }
 
@@ -139,7 +146,7 @@ mod tests {
         let start = Instant::now();
         let mut initiation = Initiation::new(start);
         initiation.sent(start, None);
-        initiation.relay_failed(start, 1);
+        assert!(initiation.relay_failed(start, 1));
         assert_eq!(initiation.due(), start + FIRST[0]);
     }
 }

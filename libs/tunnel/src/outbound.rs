@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::batch::Batch;
@@ -36,15 +37,21 @@ pub(crate) fn run(shared: &Shared, name: &str) {
 
 fn turn(shared: &Shared, tun: &Tun, arena: &mut Arena, batch: &mut Batch) -> io::Result<()> {
     let mut fds = [PollFd::new(tun.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::from(WAIT_MS))?;
+    match poll(&mut fds, PollTimeout::from(WAIT_MS)) {
+        // A signal may be handled on any thread; the device is as it was.
+        Err(Errno::EINTR) => return Ok(()),
+        polled => polled?,
+    };
     let events = fds[0].revents().unwrap_or(PollFlags::empty());
-    if events.contains(PollFlags::POLLERR) {
+    if events.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL) {
         return Err(io::ErrorKind::NotConnected.into());
     }
     if events.contains(PollFlags::POLLIN) {
         let directory = shared.directory.load();
         arena.fill(shared, tun, &directory)?;
         arena.send(shared, batch);
+        // Peers that are revoked meanwhile, with their keys, are not kept alive from here.
+        arena.packets.clear();
     }
     Ok(())
 }
@@ -84,7 +91,7 @@ impl Arena {
 
     /// Reads up to a burst; packets that go nowhere are counted and forgotten.
     fn fill(&mut self, shared: &Shared, tun: &Tun, directory: &Directory) -> io::Result<()> {
-        (self.end, _) = (0, self.packets.clear());
+        self.end = 0;
         let mtu = shared.mtu.load(Ordering::Relaxed);
         while self.packets.len() < BURST && self.bytes.len() - self.end >= MAX_READ {
             let Some(room) = self.bytes.get_mut(self.end..self.end + MAX_READ) else {
@@ -92,7 +99,7 @@ impl Arena {
             };
             match tun.read(room) {
                 Ok(read) => self.accept(shared, directory, read, mtu),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if is_over(&error) => break,
                 Err(error) => return Err(error),
             }
         }
@@ -151,6 +158,14 @@ impl Arena {
             }
         }
     }
+}
+
+/// Nothing more to read now, which says nothing about the device.
+fn is_over(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 /// The peer that serves a packet's destination, if this node may send it there.

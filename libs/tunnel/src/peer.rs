@@ -45,7 +45,7 @@ pub(crate) struct Counters {
     pub(crate) rx_direct_bytes: AtomicU64,
     pub(crate) last_tx: AtomicU64,
     pub(crate) last_rx: AtomicU64,
-    pub(crate) refused_sources: AtomicU64,
+    /// Packets that waited too long, gave way to newer ones, or that the kernel did not take.
     pub(crate) dropped: AtomicU64,
 }
 
@@ -63,6 +63,8 @@ pub(crate) struct PeerState {
     pub(crate) handshake: Option<SystemTime>,
     /// Where the last authenticated packet came from.
     pub(crate) heard: Option<Path>,
+    /// No longer admitted. The data threads may hold an older snapshot for a moment; nothing revives the keys.
+    revoked: bool,
     staged: VecDeque<Staged>,
     staged_bytes: usize,
 }
@@ -131,6 +133,9 @@ impl Peer {
     ) -> Outcome {
         let mut state = self.lock();
         let has_session = state.noise.as_ref().is_some_and(Noise::has_session);
+        if state.revoked {
+            return Outcome::default();
+        }
         if state.holding || !has_session {
             packets
                 .iter()
@@ -157,12 +162,29 @@ impl PeerState {
             initiated: None,
             handshake: None,
             heard: None,
+            revoked: false,
             staged: VecDeque::new(),
             staged_bytes: 0,
         }
     }
 
-    /// Moves data to `path` and lets go what waited. To be called with a session.
+    /// Takes keys and waiting packets away for good.
+    pub(crate) fn revoke(&mut self) {
+        self.sleep();
+        (self.revoked, self.relay) = (true, None);
+    }
+
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.revoked
+    }
+
+    /// Forgets sessions, and packets that nobody can be asked to take.
+    pub(crate) fn sleep(&mut self) {
+        (self.noise, self.holding) = (None, false);
+        (self.staged, self.staged_bytes) = (VecDeque::new(), 0);
+    }
+
+    /// Lets go what waited, on the current path. Without a session it goes on waiting for one.
     pub(crate) fn release(
         &mut self,
         key: &NodeKey,
@@ -171,6 +193,9 @@ impl PeerState {
         counters: &Counters,
     ) -> Option<SocketAddr> {
         self.holding = false;
+        if !self.noise.as_ref().is_some_and(Noise::has_session) {
+            return None;
+        }
         let waiting = std::mem::take(&mut self.staged);
         self.staged_bytes = 0;
         let fresh: Vec<Padded<'_>> = waiting
@@ -181,6 +206,8 @@ impl PeerState {
                 ecn: staged.ecn,
             })
             .collect();
+        let stale = u64::try_from(waiting.len() - fresh.len()).unwrap_or(u64::MAX);
+        counters.dropped.fetch_add(stale, Ordering::Relaxed);
         self.send_now(key, &fresh, sockets, batch, counters)
     }
 
@@ -369,6 +396,47 @@ mod tests {
             staged_after(true, 1_000, 1_280),
             (HELD_BYTES / 1_280, 1_000 - 819)
         );
+    }
+
+    fn peer() -> (Peer, Sockets) {
+        let key = derp::NodeSecret::from_bytes([7; 32]).public();
+        let sockets = Sockets::bind(0, true).unwrap();
+        (Peer::new(key, 1, Vec::new()), sockets)
+    }
+
+    fn send(peer: &Peer, sockets: &Sockets) -> Outcome {
+        let packet = Padded {
+            bytes: &[0; 64],
+            ecn: 0,
+        };
+        peer.send(&[packet], sockets, &mut Batch::new(), Instant::now())
+    }
+
+    #[test]
+    fn a_path_that_ends_without_a_session_loses_nothing_that_waits() {
+        let (peer, sockets) = peer();
+        assert!(send(&peer, &sockets).needs_session);
+        let mut state = peer.lock();
+        state.holding = true;
+        state.release(&peer.key, &sockets, &mut Batch::new(), &peer.counters);
+        assert_eq!((state.staged.len(), state.holding), (1, false));
+        assert_eq!(peer.counters.dropped.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn sleep_and_revocation_leave_no_packet_behind() {
+        let (peer, sockets) = peer();
+        let waiting = || {
+            let state = peer.lock();
+            (state.staged.len(), state.staged_bytes)
+        };
+        send(&peer, &sockets);
+        assert_eq!(waiting(), (1, 64));
+        peer.lock().sleep();
+        assert_eq!(waiting(), (0, 0));
+        peer.lock().revoke();
+        assert!(!send(&peer, &sockets).needs_session, "nobody is woken");
+        assert_eq!(waiting(), (0, 0));
     }
 
     #[test]

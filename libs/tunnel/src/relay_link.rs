@@ -10,8 +10,10 @@ use derp::client::{Frame, Inbox, Outbox};
 use derp::{NodeKey, RelayUrl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// Bytes of relayed packets that wait for the receiving thread; the oldest give way.
+/// Bytes of memory that relayed packets may take while they wait for the receiving thread; the oldest give way.
 const QUEUE_BYTES: usize = 8 << 20;
+/// What a batch takes besides its bytes and frames, allocations included.
+const BATCH_COST: usize = 128;
 
 /// A relay of the mesh.
 pub(crate) struct RelayLink {
@@ -35,6 +37,11 @@ pub(crate) struct Relayed {
 }
 
 impl Relayed {
+    /// Memory that this takes: also frames without content take some.
+    fn cost(&self) -> usize {
+        BATCH_COST + self.bytes.len() + self.frames.len() * size_of::<(NodeKey, usize)>()
+    }
+
     /// Every frame with the key the relay vouches for.
     pub(crate) fn frames(&self) -> impl Iterator<Item = (NodeKey, &[u8])> {
         let mut rest = self.bytes.as_slice();
@@ -48,10 +55,16 @@ impl Relayed {
 
 /// Relayed batches on their way to the receiving thread, which polls the descriptor beside its sockets.
 pub(crate) struct RelayQueue {
-    waiting: Mutex<VecDeque<Relayed>>,
+    waiting: Mutex<Waiting>,
     bell: EventFd,
     /// Frames that gave way to newer ones.
     pub(crate) dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct Waiting {
+    batches: VecDeque<Relayed>,
+    cost: usize,
 }
 
 impl RelayQueue {
@@ -74,19 +87,18 @@ impl RelayQueue {
         // An empty counter only means that nobody rang.
         let _ = self.bell.read();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut waiting)
+        std::mem::take(&mut *waiting).batches
     }
 
     fn push(&self, batch: Relayed) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut bytes =
-            waiting.iter().map(|batch| batch.bytes.len()).sum::<usize>() + batch.bytes.len();
-        waiting.push_back(batch);
-        while bytes > QUEUE_BYTES && waiting.len() > 1 {
-            let Some(oldest) = waiting.pop_front() else {
+        waiting.cost += batch.cost();
+        waiting.batches.push_back(batch);
+        while waiting.cost > QUEUE_BYTES && waiting.batches.len() > 1 {
+            let Some(oldest) = waiting.batches.pop_front() else {
                 break;
             };
-            bytes -= oldest.bytes.len();
+            waiting.cost -= oldest.cost();
             self.dropped.fetch_add(
                 u64::try_from(oldest.frames.len()).unwrap_or(u64::MAX),
                 Ordering::Relaxed,
@@ -176,5 +188,21 @@ mod tests {
             queue.dropped.load(Ordering::Relaxed),
             200 - u64::try_from(kept).unwrap()
         );
+    }
+
+    #[test]
+    fn frames_without_content_are_bounded_too() {
+        let queue = Arc::new(RelayQueue::new().unwrap());
+        let inbox = RelayInbox {
+            relay: 0,
+            queue: Arc::clone(&queue),
+        };
+        let empty = Frame {
+            source: key(1),
+            bytes: &[],
+        };
+        (0..200_000).for_each(|_| inbox.receive(&[empty]));
+        assert!(queue.drain().len() <= QUEUE_BYTES / BATCH_COST);
+        assert!(queue.dropped.load(Ordering::Relaxed) > 0);
     }
 }

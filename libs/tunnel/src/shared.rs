@@ -33,7 +33,22 @@ pub(crate) struct Shared {
     pub(crate) stopping: AtomicBool,
     pub(crate) drops: Drops,
     events: mpsc::Sender<DataEvent>,
+    /// Apart from `events`: anybody can send what looks like STUN.
+    stun: mpsc::Sender<StunDatagram>,
     started: Instant,
+}
+
+/// What looks like STUN, from the data socket.
+#[derive(Debug)]
+pub(crate) struct StunDatagram {
+    pub(crate) from: SocketAddr,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// The ends of the channels to the driver that the data threads hold.
+pub(crate) struct Senders {
+    pub(crate) events: mpsc::Sender<DataEvent>,
+    pub(crate) stun: mpsc::Sender<StunDatagram>,
 }
 
 /// The remote nodes in force and what this node serves.
@@ -56,6 +71,9 @@ pub(crate) struct Drops {
     pub(crate) handshakes_refused: AtomicU64,
     pub(crate) too_big: AtomicU64,
     pub(crate) device: AtomicU64,
+    /// Outer congestion mark on an inner packet that cannot carry one (RFC 6040 section 4.2).
+    pub(crate) congestion: AtomicU64,
+    pub(crate) stun: AtomicU64,
 }
 
 /// What the data threads tell the driver.
@@ -71,10 +89,6 @@ pub(crate) enum DataEvent {
         key: NodeKey,
         via: Path,
         message: Control,
-    },
-    Stun {
-        from: SocketAddr,
-        bytes: Vec<u8>,
     },
     Unreachable {
         key: NodeKey,
@@ -94,7 +108,7 @@ impl Shared {
         tun: Tun,
         relayed: RelayQueue,
         mtu: u16,
-        events: mpsc::Sender<DataEvent>,
+        senders: Senders,
         now: Instant,
     ) -> Self {
         Self {
@@ -108,15 +122,37 @@ impl Shared {
             mtu: AtomicUsize::new(usize::from(mtu)),
             stopping: AtomicBool::new(false),
             drops: Drops::default(),
-            events,
+            events: senders.events,
+            stun: senders.stun,
             started: now,
         }
     }
 
-    /// Tells the driver; never waits. What is lost when it is far behind is asked again by the sender's timers.
+    /// Tells the driver; never waits. When it is far behind the event is lost.
     pub(crate) fn tell(&self, event: DataEvent) {
-        if self.events.try_send(event).is_err() {
+        let _ = self.try_tell(event);
+    }
+
+    /// Tells the driver; `false` when it is far behind and the event is lost.
+    fn try_tell(&self, event: DataEvent) -> bool {
+        let told = self.events.try_send(event).is_ok();
+        if !told {
             tracing::debug!("the driver is behind, event dropped");
+        }
+        told
+    }
+
+    /// Hands over what looks like STUN; never waits, and longer than any answer is none.
+    pub(crate) fn tell_stun(&self, from: SocketAddr, datagram: &[u8]) {
+        const LONGEST: usize = 1_500;
+        let Ok(room) = self.stun.try_reserve() else {
+            return count(&self.drops.stun);
+        };
+        if datagram.len() <= LONGEST {
+            room.send(StunDatagram {
+                from,
+                bytes: datagram.to_vec(),
+            });
         }
     }
 
@@ -136,8 +172,10 @@ impl Shared {
 
     /// Notes that packets wait for a session; the driver hears of it once.
     pub(crate) fn want(&self, peer: &Peer) {
-        if !peer.wanted.swap(true, Ordering::AcqRel) {
-            self.tell(DataEvent::Wanted(peer.key));
+        if !peer.wanted.swap(true, Ordering::AcqRel) && !self.try_tell(DataEvent::Wanted(peer.key))
+        {
+            // The next packet tries again.
+            peer.wanted.store(false, Ordering::Release);
         }
     }
 
@@ -148,6 +186,33 @@ impl Shared {
         if now.saturating_sub(last.swap(now, Ordering::Relaxed)) > SILENCE_MS {
             self.tell(DataEvent::Awake(peer.key));
         }
+    }
+
+    /// Packets and datagrams that went nowhere, by cause.
+    pub(crate) fn drops(&self) -> Vec<(&'static str, u64)> {
+        let drops = &self.drops;
+        let directory = self.directory.load();
+        let of_peers = directory
+            .by_key
+            .values()
+            .map(|peer| peer.counters.dropped.load(Ordering::Relaxed));
+        let not_sent = AtomicU64::new(of_peers.sum());
+        [
+            ("malformed", &drops.malformed),
+            ("no_route", &drops.no_route),
+            ("foreign_source", &drops.foreign_source),
+            ("foreign_destination", &drops.foreign_destination),
+            ("unknown_session", &drops.unknown_session),
+            ("handshakes_refused", &drops.handshakes_refused),
+            ("too_big", &drops.too_big),
+            ("device", &drops.device),
+            ("congestion", &drops.congestion),
+            ("stun", &drops.stun),
+            ("not_sent", &not_sent),
+            ("relay_queue", &self.relayed.dropped),
+        ]
+        .map(|(cause, counter)| (cause, counter.load(Ordering::Relaxed)))
+        .to_vec()
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -160,8 +160,9 @@ impl Bound {
 
     fn receive(&self, slots: &mut Slots, each: &mut impl FnMut(SocketAddr, u8, &[u8])) -> usize {
         let mut meta = [RecvMeta::default(); BATCH_SIZE];
-        let mut buffers: Vec<IoSliceMut<'_>> =
-            slots.bytes.chunks_mut(SLOT).map(IoSliceMut::new).collect();
+        let mut chunks = slots.bytes.chunks_mut(SLOT);
+        let mut buffers: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(chunks.next().unwrap_or_default()));
         let read = match self
             .state
             .recv((&self.socket).into(), &mut buffers, &mut meta)

@@ -11,18 +11,24 @@ use derp::{NodeKey, NodeSecret, RelayUrl};
 use ipnet::IpNet;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle as Task;
 use traversal::{NatProfile, PathState, Reason};
 
 use crate::device::Tun;
 use crate::driver::{Command, Driver};
 use crate::relay_link::RelayQueue;
-use crate::shared::Shared;
+use crate::shared::{Senders, Shared};
 use crate::sockets::Sockets;
 use crate::wireguard::Identity;
 use crate::{inbound, outbound};
 
 const COMMANDS: usize = 64;
 const EVENTS: usize = 4_096;
+/// What looks like STUN and waits; a handful of answers is due at any time.
+const STUN_DATAGRAMS: usize = 256;
+/// How often and how long a new tunnel waits for the device of its predecessor.
+const OPEN_ATTEMPTS: u32 = 20;
+const OPEN_PAUSE: Duration = Duration::from_millis(50);
 
 /// What does not change while a tunnel runs.
 #[derive(Debug)]
@@ -87,8 +93,6 @@ pub struct Status {
     pub relays: Vec<RelayStatus>,
     /// Every admitted node.
     pub nodes: Vec<NodeStatus>,
-    /// Packets and datagrams that went nowhere, by cause.
-    pub drops: Vec<(&'static str, u64)>,
 }
 
 /// One relay connection.
@@ -176,6 +180,7 @@ pub struct Tunnel {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    driver: Mutex<Option<Task<()>>>,
 }
 
 impl Tunnel {
@@ -184,7 +189,7 @@ impl Tunnel {
     /// # Errors
     /// When the device or the port cannot be had; see [`StartError`].
     pub fn start(config: Config) -> Result<Self, StartError> {
-        let tun = Tun::open(&config.device).map_err(|source| StartError::Device {
+        let tun = open_device(&config.device).map_err(|source| StartError::Device {
             device: config.device.clone(),
             source,
         })?;
@@ -195,6 +200,7 @@ impl Tunnel {
             }
         })?;
         let (events_in, events) = mpsc::channel(EVENTS);
+        let (stun_in, stun) = mpsc::channel(STUN_DATAGRAMS);
         let (commands, commands_out) = mpsc::channel(COMMANDS);
         let shared = Arc::new(Shared::new(
             config.secret.public(),
@@ -203,16 +209,20 @@ impl Tunnel {
             tun,
             RelayQueue::new()?,
             config.mtu,
-            events_in,
+            Senders {
+                events: events_in,
+                stun: stun_in,
+            },
             Instant::now(),
         ));
         let threads = spawn_threads(&shared, config.device)?;
         let driver = Driver::new(Arc::clone(&shared), config.secret, config.listen_port);
-        tokio::spawn(driver.run(commands_out, events));
+        let driver = tokio::spawn(driver.run(commands_out, events, stun));
         Ok(Self {
             shared,
             commands,
             threads: Mutex::new(threads),
+            driver: Mutex::new(Some(driver)),
         })
     }
 
@@ -240,13 +250,22 @@ impl Tunnel {
         self.send(Command::Status).await
     }
 
-    /// Ends the threads and closes the relay connections. The device and its routes stay.
-    pub fn stop(&self) {
+    /// Packets and datagrams that went nowhere since the start, by cause.
+    pub fn drops(&self) -> Vec<(&'static str, u64)> {
+        self.shared.drops()
+    }
+
+    /// Ends the threads and closes the relay connections. The device and its routes stay. Once the last handle is
+    /// dropped too, another tunnel may use the device and the port.
+    pub async fn stop(&self) {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.relayed.ring();
-        let threads =
-            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
+        if let Some(driver) = take(&self.driver) {
+            driver.abort();
+            // Aborted is how it shall end.
+            let _ = driver.await;
+        }
+        for thread in take(&self.threads) {
             if thread.join().is_err() {
                 tracing::warn!("a data thread had panicked");
             }
@@ -263,6 +282,26 @@ impl Tunnel {
             .await
             .map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
+    }
+}
+
+fn take<T: Default>(from: &Mutex<T>) -> T {
+    std::mem::take(&mut *from.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A process that was killed a moment ago may still hold the device.
+fn open_device(name: &str) -> io::Result<Tun> {
+    let mut attempt = 0;
+    loop {
+        match Tun::open(name) {
+            Err(error)
+                if error.raw_os_error() == Some(nix::libc::EBUSY) && attempt < OPEN_ATTEMPTS =>
+            {
+                attempt += 1;
+                std::thread::sleep(OPEN_PAUSE);
+            }
+            opened => return opened,
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! WireGuard sessions: the only module that names `boringtun`, and the place where its quirks end.
 //!
-//! * Its clock is the last timer tick, so a tunnel that slept is ticked before first use ([`Noise::tick`]).
+//! * Its clock is the last timer tick, so one that was not ticked for a while is ticked before use (`Noise::freshen`).
 //! * It neither pads nor checks the mac1 of an initiation before spending a Diffie-Hellman: [`Identity::gate`] does.
 //! * Every buffer handed to it is large enough, because it panics on small ones.
 //! * It queues packets without a session and then initiates by itself: callers ask [`Noise::has_session`] first.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
@@ -27,6 +28,8 @@ pub(crate) const COOKIE: usize = 64;
 /// Handshake messages a second that are answered without asking for a cookie first.
 const UNPROVED_HANDSHAKES: u64 = 200;
 const MAC1: std::ops::Range<usize> = 116..132;
+/// An engine whose clock is further behind is ticked before use; ticks that nobody forgot come four times a second.
+const STALE: Duration = Duration::from_secs(1);
 
 /// What a datagram claims to be, by type and length alone. `index` is ours, as handed to [`Noise::new`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +87,13 @@ impl Identity {
         }
     }
 
+    /// Whether mac1 shows that the sender of a handshake message knows our public key. Costs one hash.
+    pub(crate) fn has_mac1(&self, source: IpAddr, datagram: &[u8]) -> bool {
+        self.open
+            .verify_packet(Some(source), datagram, &mut [0; COOKIE])
+            .is_ok()
+    }
+
     /// Checks mac1 and, under load, mac2 of a handshake message from `source`.
     pub(crate) fn gate(&self, source: IpAddr, datagram: &[u8]) -> Gate {
         let mut reply = [0; COOKIE];
@@ -138,6 +148,7 @@ pub(crate) enum Refusal {
 /// The sessions with one peer.
 pub(crate) struct Noise {
     tunn: Tunn,
+    ticked: Instant,
     answered: Option<Answer>,
 }
 
@@ -154,6 +165,7 @@ impl Noise {
         let limiter = Some(Arc::clone(&identity.open));
         Self {
             tunn: Tunn::new(identity.secret.clone(), peer, None, None, index, limiter),
+            ticked: Instant::now(),
             answered: None,
         }
     }
@@ -176,6 +188,7 @@ impl Noise {
 
     /// Makes an initiation, also when one is under way.
     pub(crate) fn initiate(&mut self) -> Option<[u8; INITIATION]> {
+        self.freshen();
         let mut out = [0; INITIATION];
         let made = matches!(
             self.tunn.format_handshake_initiation(&mut out, true),
@@ -196,6 +209,7 @@ impl Noise {
         if out.len() < datagram.len().max(INITIATION) {
             return Opened::Refused(Refusal::Invalid);
         }
+        self.freshen();
         if let Some(response) = self.answered_before(datagram) {
             return out.split_at_mut_checked(RESPONSE).map_or(
                 Opened::Refused(Refusal::Invalid),
@@ -220,12 +234,21 @@ impl Noise {
 
     /// Drives the re-key and keepalive timers; what comes out goes to the current path. Call every 250 ms while awake.
     pub(crate) fn tick<'a>(&mut self, out: &'a mut [u8; INITIATION]) -> Option<&'a [u8]> {
+        self.ticked = Instant::now();
         match self.tunn.update_timers(out) {
             TunnResult::WriteToNetwork(message) => Some(message),
             TunnResult::Done
             | TunnResult::Err(_)
             | TunnResult::WriteToTunnelV4(..)
             | TunnResult::WriteToTunnelV6(..) => None,
+        }
+    }
+
+    /// Sets the engine's clock. A session that began by an old clock would be thrown away at the next tick.
+    fn freshen(&mut self) {
+        if self.ticked.elapsed() > STALE {
+            // What the tick would have sent is long overdue, and what is about to happen is better than it.
+            let _ = self.tick(&mut [0; INITIATION]);
         }
     }
 
@@ -356,6 +379,29 @@ mod tests {
         let first = reply(&ends.b.open(SOURCE, &initiation, &mut out));
         let second = reply(&ends.b.open(SOURCE, &initiation, &mut out));
         assert_eq!(first, second);
+    }
+
+    /// Otherwise the next tick would find the new session as old as the sleep was long, and throw it away.
+    #[test]
+    fn a_clock_that_stood_still_is_set_before_a_handshake() {
+        let Some(long_ago) = Instant::now().checked_sub(Duration::from_secs(2)) else {
+            return;
+        };
+        let mut ends = ends();
+        ends.a.ticked = long_ago;
+        ends.b.ticked = long_ago;
+        connect(&mut ends);
+        assert!(ends.a.ticked > long_ago, "the initiator set its clock");
+        assert!(ends.b.ticked > long_ago, "the responder set its clock");
+    }
+
+    #[test]
+    fn mac1_tells_who_knows_our_key() {
+        let mut ends = ends();
+        let mut initiation = ends.a.initiate().unwrap();
+        assert!(ends.b_identity.has_mac1(SOURCE, &initiation));
+        initiation[120] ^= 1;
+        assert!(!ends.b_identity.has_mac1(SOURCE, &initiation));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The task that holds the host as wanted: applies orders, repairs what others change, tells the tunnel of new networks.
 
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -8,17 +9,18 @@ use api::Surroundings;
 use arc_swap::ArcSwap;
 use netconf::{Condition, Desired, Netconf};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 use tunnel::{Tunnel, Wanted};
 
 use super::names::RelayNames;
 
-/// Pause after a failed repair; a host that refuses is not asked in a loop.
+/// Pause after a failed repair: a host that refuses is not asked in a loop. Orders do not wait for its end.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What shall be.
 pub(super) struct Order {
-    /// The tunnel, if there is a Mesh.
-    pub(super) tunnel: Option<Arc<Tunnel>>,
+    /// The tunnel, if there is a Mesh. It is not kept alive from here: its successor needs its device and port.
+    pub(super) tunnel: Option<Weak<Tunnel>>,
     /// For the tunnel; the host's addresses and networks are filled in here.
     pub(super) wanted: Wanted,
     /// For the host.
@@ -38,6 +40,8 @@ impl Keeper {
         let task = Task {
             netconf,
             order: None,
+            hosts: Vec::new(),
+            retry_at: None,
             conditions: Vec::new(),
             relay_names: RelayNames::new(),
             surroundings: Arc::clone(&surroundings),
@@ -69,6 +73,10 @@ impl Keeper {
 struct Task {
     netconf: Netconf,
     order: Option<Order>,
+    /// Addresses at which others may reach this host.
+    hosts: Vec<IpAddr>,
+    /// When to repair again what could not be repaired.
+    retry_at: Option<Instant>,
     conditions: Vec<Condition>,
     relay_names: RelayNames,
     surroundings: Arc<ArcSwap<Surroundings>>,
@@ -81,6 +89,7 @@ impl Task {
     ) {
         self.observe().await;
         loop {
+            let retry_at = self.retry_at;
             tokio::select! {
                 order = orders.recv() => match order {
                     Some((order, done)) => {
@@ -88,7 +97,8 @@ impl Task {
                     }
                     None => return,
                 },
-                () = self.netconf.changed() => self.repair().await,
+                () = self.netconf.changed(), if retry_at.is_none() => self.repair().await,
+                () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => self.repair().await,
                 () = self.relay_names.changed() => self.publish_relays(),
             }
         }
@@ -99,6 +109,9 @@ impl Task {
         self.relay_names
             .watch(order.wanted.relays.iter().map(|relay| relay.url.clone()));
         self.order = Some(order);
+        self.retry_at = None;
+        // What counts as a network around depends on what is our own.
+        self.observe().await;
         self.tell_tunnel(false).await;
         self.program().await
     }
@@ -107,12 +120,13 @@ impl Task {
         if self.observe().await {
             self.tell_tunnel(true).await;
         }
+        self.retry_at = None;
         if let Err(error) = self.program().await {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "the host is not as wanted; trying again"
             );
-            tokio::time::sleep(RETRY).await;
+            self.retry_at = Some(Instant::now() + RETRY);
         }
     }
 
@@ -144,13 +158,16 @@ impl Task {
         else {
             return;
         };
-        let hosts = self.netconf.host_addresses().await.unwrap_or_default();
-        let own = |address| desired.local.iter().any(|prefix| prefix.contains(&address));
+        let Some(tunnel) = tunnel.upgrade() else {
+            return;
+        };
+        let own = |address: &IpAddr| desired.local.iter().any(|prefix| prefix.contains(address));
         let wanted = Wanted {
-            host_addresses: hosts
+            host_addresses: self
+                .hosts
                 .iter()
-                .map(|host| host.address)
-                .filter(|&address| !own(address))
+                .filter(|address| !own(address))
+                .copied()
                 .collect(),
             connected: self.surroundings.load().connected.clone(),
             ..wanted.clone()
@@ -161,19 +178,26 @@ impl Task {
         }
     }
 
-    /// Looks at the networks around; `true` when they have changed.
+    /// Looks at the networks around and at this host's addresses; `true` when either has changed.
     async fn observe(&mut self) -> bool {
         let own = self
             .order
             .as_ref()
             .map_or(&[][..], |order| &order.desired.local);
-        let connected = match self.netconf.connected(own).await {
-            Ok(connected) => connected,
+        let read = async {
+            let connected = self.netconf.connected(own).await?;
+            Ok::<_, netconf::ReadError>((connected, self.netconf.host_addresses().await?))
+        };
+        let (connected, hosts) = match read.await {
+            Ok(read) => read,
             Err(error) => {
-                tracing::warn!(%error, "connected networks");
+                tracing::warn!(%error, "networks and addresses of this host");
                 return false;
             }
         };
+        let mut hosts: Vec<IpAddr> = hosts.iter().map(|host| host.address).collect();
+        hosts.sort_unstable();
+        let moved = std::mem::replace(&mut self.hosts, hosts) != self.hosts;
         let before = self.surroundings.load();
         let changed = before.connected != connected;
         if changed {
@@ -182,7 +206,7 @@ impl Task {
                 ..Surroundings::clone(&before)
             }));
         }
-        changed
+        changed || moved
     }
 
     fn publish_relays(&self) {

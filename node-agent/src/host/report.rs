@@ -11,6 +11,10 @@ use api::{
 use arc_swap::ArcSwapOption;
 use derp::NodeKey;
 use jiff::Timestamp;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
 use traversal::PathState;
 use tunnel::{Endpoint, NodeStatus, Tunnel};
 
@@ -37,6 +41,27 @@ impl Reporter for ViewReporter {
             }
         })
     }
+
+    fn register(&self, registry: &mut Registry) {
+        let Some(view) = self.0.load_full() else {
+            return;
+        };
+        let dropped = Family::<Cause, Counter>::default();
+        for (cause, count) in view.tunnel.drops() {
+            let cause = cause.to_owned();
+            dropped.get_or_create(&Cause { cause }).inc_by(count);
+        }
+        registry.register(
+            "dropped_packets",
+            "Packets and datagrams that went nowhere, by cause",
+            dropped,
+        );
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Cause {
+    cause: String,
 }
 
 impl View {

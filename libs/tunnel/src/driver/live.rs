@@ -11,7 +11,8 @@ use crate::initiation::Initiation;
 use crate::peer::{Peer, PeerState, Route, send_message};
 use crate::relay_link::RelayLink;
 use crate::shared::Shared;
-use crate::wireguard::{INITIATION, Noise};
+use crate::sockets::Sockets;
+use crate::wireguard::{INITIATION, Identity, Noise};
 
 /// Interval of WireGuard's own timers.
 const NOISE_TICK: Duration = Duration::from_millis(250);
@@ -41,8 +42,8 @@ impl Live {
         now: Instant,
         entropy: Box<dyn Entropy>,
         local: Local,
-        order: &Order,
-        refused: bool,
+        sockets: &Sockets,
+        (order, refused): (&Order, bool),
     ) -> Self {
         let mut live = Self {
             pair: Pair::new(now, entropy, local),
@@ -55,7 +56,7 @@ impl Live {
             had_session: false,
             since: (None, SystemTime::now()),
         };
-        live.relays_changed(now, order, refused);
+        live.relays_changed(now, sockets, order, refused);
         live
     }
 
@@ -82,23 +83,43 @@ impl Live {
         }
     }
 
-    /// A relay does not know the node.
-    pub(super) fn absent(&mut self, now: Instant, relays: usize) {
+    /// A relay does not know the node, or knows it no more: look on the next one.
+    pub(super) fn absent(&mut self, now: Instant, relay: u64, order: &Order) {
+        let mut state = self.peer.lock();
+        if state.relay.as_ref().is_none_or(|link| link.id != relay) {
+            // The answer to something older; by now another relay is in use.
+            return;
+        }
         if let Some(initiation) = &mut self.initiation {
-            initiation.relay_failed(now, relays);
-            self.pair.handle_unreachable(now, true);
+            drop(state);
+            if initiation.relay_failed(now, order.len()) {
+                self.pair.handle_unreachable(now, true);
+            }
+        } else if let Some((link, rtt)) = after(order, relay) {
+            state.relay = Some(Arc::clone(link));
+            drop(state);
+            self.pair.handle_relay(now, true, rtt.map(|rtt| rtt * 2));
         }
     }
 
     /// Relays came or went. The one in use stays as long as it is connected.
-    pub(super) fn relays_changed(&mut self, now: Instant, order: &Order, refused: bool) {
+    pub(super) fn relays_changed(
+        &mut self,
+        now: Instant,
+        sockets: &Sockets,
+        order: &Order,
+        refused: bool,
+    ) {
         let mut state = self.peer.lock();
-        let current = state
-            .relay
-            .as_ref()
-            .and_then(|link| order.iter().find(|(other, _)| other.id == link.id));
+        let before = state.relay.as_ref().map(|link| link.id);
+        let current = before.and_then(|id| order.iter().find(|(other, _)| other.id == id));
         let chosen = current.or_else(|| order.first()).cloned();
         state.relay = chosen.as_ref().map(|(link, _)| Arc::clone(link));
+        if let Some((link, _)) = chosen.as_ref().filter(|_| current.is_none()) {
+            // The peer answers where it hears us, and may have nothing to say by itself: an empty message tells it.
+            let (key, route) = (self.peer.key, Route::Relay(link));
+            let _ = state.send_control(&key, &[], route, None, sockets);
+        }
         drop(state);
         self.pair.handle_admission(refused);
         // A packet crosses two relay connections; ours is the one whose round trip is known.
@@ -111,14 +132,8 @@ impl Live {
         }
     }
 
-    /// Takes the keys away: the node is no longer admitted.
-    pub(super) fn revoke(&self) {
-        let mut state = self.peer.lock();
-        (state.noise, state.holding, state.relay) = (None, false, None);
-    }
-
     /// Reads the traffic counters.
-    pub(super) fn note_counters(&mut self, shared: &Shared, now: Instant) {
+    pub(super) fn note_counters(&mut self, now: Instant) {
         let (tx, rx) = (&self.peer.counters.last_tx, &self.peer.counters.last_rx);
         let (tx, rx) = (tx.load(Ordering::Relaxed), rx.load(Ordering::Relaxed));
         let heard = self.peer.lock().heard;
@@ -130,12 +145,11 @@ impl Live {
         if self.peer.wanted.swap(false, Ordering::AcqRel) {
             self.want(now);
         }
-        tracing::trace!(peer = ?self.peer.key, age = shared.milliseconds(now), "counters");
     }
 
     /// Counters, WireGuard's timers, and the age of the path.
     pub(super) fn tick(&mut self, shared: &Shared, now: Instant) {
-        self.note_counters(shared, now);
+        self.note_counters(now);
         self.note_path(now);
         if now < self.next_noise {
             return;
@@ -157,7 +171,7 @@ impl Live {
     /// Sends the initiation that is due, on the relay whose turn it is.
     pub(super) fn initiate(
         &mut self,
-        shared: &Shared,
+        identity: &Identity,
         now: Instant,
         order: impl FnOnce() -> Order,
     ) {
@@ -173,6 +187,10 @@ impl Live {
             return;
         }
         let order = order();
+        if order.is_empty() {
+            initiation.postpone(now);
+            return;
+        }
         let Some((link, rtt)) = order.get(initiation.relay(now, order.len())) else {
             return;
         };
@@ -180,9 +198,7 @@ impl Live {
         state.relay = Some(Arc::clone(link));
         let noise = state
             .noise
-            .get_or_insert_with(|| Noise::new(&shared.identity, &self.peer.key, self.peer.index));
-        // The engine's clock is its last tick.
-        noise.tick(&mut [0; INITIATION]);
+            .get_or_insert_with(|| Noise::new(identity, &self.peer.key, self.peer.index));
         if let Some(message) = noise.initiate() {
             link.outbox.push(&self.peer.key, &message, message.len());
             state.initiated = Some(now);
@@ -228,7 +244,7 @@ impl Live {
             && !self.has_session()
             && now.saturating_duration_since(self.wanted_at) > WANTED;
         if asleep {
-            self.peer.lock().noise = None;
+            self.peer.lock().sleep();
         }
         asleep
     }
@@ -333,5 +349,120 @@ impl Live {
             .send_control(&peer.key, packet, route, ttl, &shared.sockets)
             .err()
             .map(Path::Direct)
+    }
+}
+
+/// The relay that is tried after one where the node is not; `None` when there is no other.
+fn after(order: &Order, relay: u64) -> Option<&(Arc<RelayLink>, Option<Duration>)> {
+    let at = order.iter().position(|(link, _)| link.id == relay)?;
+    let others = order.iter().skip(at + 1).chain(order);
+    others.into_iter().find(|(link, _)| link.id != relay)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use derp::NodeSecret;
+    use traversal::{PathState, Reason};
+
+    use super::*;
+
+    struct Zeros;
+
+    impl Entropy for Zeros {
+        fn fill(&mut self, bytes: &mut [u8]) {
+            bytes.fill(0);
+        }
+    }
+
+    fn relays(ids: &[u64]) -> Order {
+        let link = |&id| {
+            let link = RelayLink {
+                id,
+                url: "http://203.0.113.20:8080".parse().unwrap(),
+                outbox: Arc::default(),
+                connected: AtomicBool::new(true),
+            };
+            (Arc::new(link), None)
+        };
+        ids.iter().map(link).collect()
+    }
+
+    fn live(now: Instant, order: &Order) -> (Live, Identity, Sockets) {
+        let secret = NodeSecret::from_bytes([7; 32]);
+        let sockets = Sockets::bind(0, true).unwrap();
+        let peer = Arc::new(Peer::new(secret.public(), 1, Vec::new()));
+        let entropy = Box::new(Zeros);
+        let live = Live::new(
+            peer,
+            now,
+            entropy,
+            Local::default(),
+            &sockets,
+            (order, false),
+        );
+        let identity = Identity::new(&NodeSecret::from_bytes([8; 32]));
+        (live, identity, sockets)
+    }
+
+    fn relay(live: &Live) -> Option<u64> {
+        live.peer.lock().relay.as_ref().map(|link| link.id)
+    }
+
+    #[test]
+    fn without_a_relay_nothing_is_due_at_once() {
+        let now = Instant::now();
+        let (mut live, identity, sockets) = live(now, &relays(&[]));
+        live.want(now);
+        live.initiate(&identity, now, || relays(&[]));
+        assert!(live.wake().is_some_and(|due| due > now), "a busy loop");
+        live.relays_changed(now, &sockets, &relays(&[4]), false);
+        assert_eq!((live.wake(), relay(&live)), (Some(now), Some(4)));
+    }
+
+    #[test]
+    fn the_relay_in_use_stays_until_it_is_lost() {
+        let now = Instant::now();
+        let (mut live, _, sockets) = live(now, &relays(&[1]));
+        live.relays_changed(now, &sockets, &relays(&[2, 1]), false);
+        assert_eq!(relay(&live), Some(1));
+        live.relays_changed(now, &sockets, &relays(&[2, 3]), false);
+        assert_eq!(relay(&live), Some(2));
+        live.relays_changed(now, &sockets, &relays(&[]), true);
+        assert_eq!(relay(&live), None);
+        assert_eq!(live.pair.status(now).reason, Some(Reason::NotAdmitted));
+    }
+
+    #[test]
+    fn a_node_that_left_its_relay_is_looked_for_on_the_next() {
+        let now = Instant::now();
+        let order = relays(&[1, 2, 3]);
+        let (mut live, ..) = live(now, &order);
+        for (gone, next) in [(1, 2), (2, 3), (3, 1), (2, 1)] {
+            live.absent(now, gone, &order);
+            assert_eq!(relay(&live), Some(next), "gone from {gone}");
+        }
+        let one = relays(&[1]);
+        live.absent(now, 1, &one);
+        assert_eq!(relay(&live), Some(1));
+    }
+
+    #[test]
+    fn a_node_is_unreachable_when_no_relay_knows_it() {
+        let now = Instant::now();
+        let order = relays(&[1, 2]);
+        let (mut live, identity, _) = live(now, &order);
+        live.want(now);
+        for relay in [1, 2] {
+            assert_eq!(live.pair.status(now).reason, Some(Reason::Probing));
+            live.initiate(&identity, now, || order.clone());
+            live.absent(now, relay, &order);
+        }
+        let status = live.pair.status(now);
+        assert_eq!(
+            (status.state, status.reason),
+            (PathState::None, Some(Reason::PeerUnreachable))
+        );
     }
 }

@@ -17,7 +17,7 @@ const EVENTS: usize = 256;
 
 /// An event and the connection it is from.
 pub(super) struct RelayEvent {
-    relay: u64,
+    pub(super) relay: u64,
     event: Event,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Outcome {
     pub(super) changed: bool,
     /// A relay has just connected.
     pub(super) connected: bool,
-    /// A node is known to be at a relay (`true`) or not.
+    /// A node is known to be at the relay (`true`) or not.
     pub(super) presence: Option<(NodeKey, bool)>,
 }
 
@@ -202,10 +202,7 @@ impl Connection {
                     ..Outcome::default()
                 }
             }
-            Event::PeerGone {
-                key,
-                reason: derp::PeerGoneReason::NotHere,
-            } => Outcome {
+            Event::PeerGone { key, .. } => Outcome {
                 presence: Some((key, false)),
                 ..Outcome::default()
             },
@@ -225,7 +222,7 @@ impl Connection {
                 self.rtt = Some(rtt);
                 Outcome::default()
             }
-            Event::PeerGone { .. } | Event::Restarting { .. } => Outcome::default(),
+            Event::Restarting { .. } => Outcome::default(),
         }
     }
 

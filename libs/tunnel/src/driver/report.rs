@@ -25,25 +25,7 @@ impl Driver {
             home_relay: self.relays.connected().first().map(|url| (*url).clone()),
             relays: self.relays.report(),
             nodes,
-            drops: self.drops(),
         }
-    }
-
-    fn drops(&self) -> Vec<(&'static str, u64)> {
-        let drops = &self.shared.drops;
-        [
-            ("malformed", &drops.malformed),
-            ("no_route", &drops.no_route),
-            ("foreign_source", &drops.foreign_source),
-            ("foreign_destination", &drops.foreign_destination),
-            ("unknown_session", &drops.unknown_session),
-            ("handshakes_refused", &drops.handshakes_refused),
-            ("too_big", &drops.too_big),
-            ("device", &drops.device),
-            ("relay_queue", &self.shared.relayed.dropped),
-        ]
-        .map(|(cause, counter)| (cause, counter.load(Ordering::Relaxed)))
-        .to_vec()
     }
 }
 
