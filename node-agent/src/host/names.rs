@@ -68,14 +68,16 @@ impl Drop for RelayNames {
 }
 
 async fn look_up(names: Vec<(String, u16)>, to: watch::Sender<Vec<IpAddr>>) {
+    let mut known: Vec<Vec<IpAddr>> = vec![Vec::new(); names.len()];
     loop {
-        let mut found = Vec::new();
-        for (host, port) in &names {
+        for ((host, port), known) in names.iter().zip(&mut known) {
             match tokio::net::lookup_host((host.as_str(), *port)).await {
-                Ok(addresses) => found.extend(addresses.map(|address| address.ip())),
+                Ok(addresses) => *known = addresses.map(|address| address.ip()).collect(),
+                // The relay has not moved because a name server is away.
                 Err(error) => tracing::debug!(%error, "name of a relay"),
             }
         }
+        let mut found: Vec<IpAddr> = known.concat();
         found.sort_unstable();
         found.dedup();
         to.send_if_modified(|before| {
