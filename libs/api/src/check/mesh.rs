@@ -5,7 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use derp::RelayUrl;
 use ipnet::IpNet;
 
-use super::{Findings, check_label, prefix, quote};
+use super::prefix::{self, Listed};
+use super::{Findings, check_label, quote};
 use crate::{Code, ExternalRelay, MeshConfig, MeshSpec, Problem, RelayConfig};
 
 /// STUN's own port (RFC 8489, section 14).
@@ -18,6 +19,7 @@ pub(crate) fn check_mesh(name: &str, spec: &MeshSpec) -> Result<MeshConfig, Vec<
     let mut found = Findings::default();
     found.take(check_label("spec.clusterName", &spec.cluster_name));
     let pod_cidrs = prefix::check_list(&mut found, "spec.podCIDRs", &spec.pod_cidrs);
+    let pod_cidrs = prefix::without_places(&pod_cidrs);
     let addresses = check_addresses(&mut found, &spec.addresses);
     if spec.pod_cidrs.is_empty() && spec.addresses.is_empty() {
         let message = "this site serves nothing; list its pod prefixes in podCIDRs, or give a host an address in addresses";
@@ -51,24 +53,19 @@ pub(crate) fn too_small_for_v6(mtu: Option<u16>) -> bool {
 
 fn check_addresses(found: &mut Findings, texts: &[String]) -> Vec<IpNet> {
     let addresses = prefix::check_list(found, "spec.addresses", texts);
-    for (index, text) in texts.iter().enumerate() {
-        let parsed = addresses
-            .iter()
-            .find(|address| text.parse() == Ok(**address));
-        if let Some(wide) =
-            parsed.filter(|address| address.prefix_len() != address.max_prefix_len())
-        {
-            let message = format!(
-                "{wide} is a network; give one address with its full length, such as 10.99.0.1/32 or fd00:99::1/128"
-            );
-            found.add(
-                format!("spec.addresses[{index}]"),
-                Code::NotOneAddress,
-                message,
-            );
-        }
+    let wide = addresses
+        .iter()
+        .filter(|listed| listed.prefix.prefix_len() != listed.prefix.max_prefix_len());
+    for Listed { index, prefix } in wide {
+        found.add(
+            format!("spec.addresses[{index}]"),
+            Code::NotOneAddress,
+            format!(
+                "{prefix} is a network; give one address with its full length, such as 10.99.0.1/32 or fd00:99::1/128"
+            ),
+        );
     }
-    addresses
+    prefix::without_places(&addresses)
 }
 
 fn check_port(field: &str, port: i64, least: u16) -> Result<u16, Problem> {

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use derp::{NodeKey, RelayUrl};
 use ipnet::IpNet;
 
-use super::{Findings, check_name, prefix, quote};
+use super::prefix::{self, Listed};
+use super::{Findings, check_name, quote};
 use crate::{Code, NodeSpec, PeerConfig, PeerNode, PeerSpec, Problem};
 
 /// Checks a Peer by itself; `own_key` is that of this node.
@@ -19,6 +20,7 @@ pub(crate) fn check_peer(
         found.take(check_name("spec.meshRef", mesh));
     }
     let allowed_cidrs = prefix::check_list(&mut found, "spec.allowedCIDRs", &spec.allowed_cidrs);
+    let allowed_cidrs = prefix::without_places(&allowed_cidrs);
     let mut check = NodeCheck {
         found,
         own_key,
@@ -111,13 +113,11 @@ impl<'a> NodeCheck<'a> {
 
     fn prefixes(&mut self, field: &str, node: &'a NodeSpec) -> Vec<IpNet> {
         let field = format!("{field}.prefixes");
-        let prefixes = prefix::check_list(&mut self.found, &field, &node.prefixes);
-        for (index, text) in node.prefixes.iter().enumerate() {
-            if let Some(prefix) = prefixes.iter().find(|prefix| text.parse() == Ok(**prefix)) {
-                self.claim(&format!("{field}[{index}]"), *prefix, node);
-            }
+        let listed = prefix::check_list(&mut self.found, &field, &node.prefixes);
+        for Listed { index, prefix } in &listed {
+            self.claim(&format!("{field}[{index}]"), *prefix, node);
         }
-        prefixes
+        prefix::without_places(&listed)
     }
 
     fn claim(&mut self, field: &str, prefix: IpNet, node: &'a NodeSpec) {

@@ -1,5 +1,6 @@
 //! Prefixes: form, and the ranges that nobody may claim.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -7,25 +8,38 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::{Findings, quote};
 use crate::{Code, Problem};
 
+/// A prefix, and the place in its list where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) index: usize,
+    pub(super) prefix: IpNet,
+}
+
 /// Checks a list of prefixes, each occurring once.
-pub(super) fn check_list(found: &mut Findings, field: &str, texts: &[String]) -> Vec<IpNet> {
-    let mut prefixes = Vec::new();
+pub(super) fn check_list(found: &mut Findings, field: &str, texts: &[String]) -> Vec<Listed> {
+    let mut listed = Vec::new();
+    let mut seen = BTreeSet::new();
     for (index, text) in texts.iter().enumerate() {
         let field = format!("{field}[{index}]");
         let Some(prefix) = found.take(check_prefix(&field, text)) else {
             continue;
         };
-        if prefixes.contains(&prefix) {
+        if !seen.insert(prefix) {
             found.add(
                 field,
                 Code::DuplicatePrefix,
                 format!("{prefix} occurs twice in this list; remove one"),
             );
         } else {
-            prefixes.push(prefix);
+            listed.push(Listed { index, prefix });
         }
     }
-    prefixes
+    listed
+}
+
+/// The prefixes without their places.
+pub(super) fn without_places(listed: &[Listed]) -> Vec<IpNet> {
+    listed.iter().map(|listed| listed.prefix).collect()
 }
 
 /// Checks one prefix: `address/length`, no host bits, nothing special.
