@@ -17,6 +17,7 @@ mod check;
 mod code;
 mod config;
 mod mesh;
+mod pattern;
 mod peer;
 mod reader;
 mod status;

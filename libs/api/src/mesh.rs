@@ -10,6 +10,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::pattern::{CIDR, LABEL, RELAY_URL};
+
 /// What this site is in the mesh: what it serves, and which relays it uses.
 #[derive(CustomResource, Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[kube(
@@ -36,15 +38,15 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct MeshSpec {
     /// Name of this cluster or host in the mesh: a DNS label (1 to 63 of a-z, 0-9 and -, no - at the ends).
-    #[schemars(regex(pattern = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    #[schemars(regex(pattern = LABEL))]
     pub cluster_name: String,
     /// Prefixes this site serves. The kernel already routes to them. May be empty when `addresses` is given.
     #[serde(default, rename = "podCIDRs", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(max = 49)))]
+    #[schemars(length(max = 64), inner(length(max = 49), regex(pattern = CIDR)))]
     pub pod_cidrs: Vec<String>,
     /// Addresses to put on the device itself, each with its full length (`10.99.0.1/32`). For a host without pods.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(max = 49)))]
+    #[schemars(length(max = 16), inner(length(max = 49), regex(pattern = CIDR)))]
     pub addresses: Vec<String>,
     /// UDP port for direct paths. Default: a random one in 10000-29999, kept from then on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,7 +79,7 @@ pub struct Relays {
 #[serde(rename_all = "camelCase")]
 pub struct ExternalRelay {
     /// Where it listens: `https://host[:port]` or `http://host[:port]`, without path.
-    #[schemars(length(max = 300))]
+    #[schemars(length(max = 300), regex(pattern = RELAY_URL))]
     pub url: String,
     /// UDP port of its STUN service. Default: 3478; 0: it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -10,6 +10,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::pattern::{CIDR, NAME, NODE_KEY, RELAY_URL};
+
 /// A remote cluster or host that is admitted, and what it may use.
 #[derive(CustomResource, Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[kube(
@@ -41,11 +43,11 @@ use serde::{Deserialize, Serialize};
 pub struct PeerSpec {
     /// Name of the Mesh this Peer belongs to. Default: the one Mesh there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), regex(pattern = NAME))]
     pub mesh_ref: Option<String>,
     /// Prefixes the peer may use. Nothing outside them is ever routed to it or taken from it.
     #[serde(rename = "allowedCIDRs")]
-    #[schemars(length(max = 256), inner(length(max = 49)))]
+    #[schemars(length(max = 256), inner(length(max = 49), regex(pattern = CIDR)))]
     pub allowed_cidrs: Vec<String>,
     /// The peer's nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -58,17 +60,17 @@ pub struct PeerSpec {
 #[serde(rename_all = "camelCase")]
 pub struct NodeSpec {
     /// Name of the node, unique within the Peer: DNS labels joined by dots.
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 253), regex(pattern = NAME))]
     pub name: String,
-    /// Public key of the node: 44 characters of base64, as `culvert-agent keygen` prints it.
-    #[schemars(length(max = 100))]
+    /// Public key of the node: 44 characters of base64, as `culvert-agent keygen` prints it, or `nodekey:` and 64 hex digits.
+    #[schemars(length(max = 100), regex(pattern = NODE_KEY))]
     pub public_key: String,
     /// URL of the relay where the node prefers to listen, one of the Mesh's. Default: the Mesh's relays in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 300))]
+    #[schemars(length(max = 300), regex(pattern = RELAY_URL))]
     pub home_relay: Option<String>,
     /// Prefixes behind this node, all within `allowedCIDRs`. The most specific one of all nodes gets a packet.
-    #[schemars(length(max = 256), inner(length(max = 49)))]
+    #[schemars(length(max = 256), inner(length(max = 49), regex(pattern = CIDR)))]
     pub prefixes: Vec<String>,
 }
 

@@ -430,3 +430,47 @@ spec:
         2
     );
 }
+
+#[test]
+fn nodes_may_nest_and_a_relay_may_be_written_differently() {
+    let mut bench = Bench::new();
+    let two = peer_at("a", "10.2.0.0/16", 1, "https://R.Example:443/").replace(
+        "nodes: [",
+        &format!(
+            "nodes: [{{name: inner, publicKey: '{}', prefixes: [10.2.3.0/24]}}, ",
+            key(2)
+        ),
+    );
+    bench.write("a.yaml", two);
+    assert_eq!(bench.peers(), ["a 10.2.0.0/16"]);
+    assert_eq!(bench.codes(), []);
+    let nodes = &bench.store.accepted().peers[0].nodes;
+    assert_eq!(nodes.len(), 2);
+    let relays = &bench.store.accepted().mesh.as_ref().expect("a mesh").relays;
+    assert_eq!(nodes[1].home_relay.as_ref(), Some(&relays[1].url));
+}
+
+#[test]
+fn a_host_may_have_addresses_alone() {
+    let mut bench = Bench::new();
+    let host = MESH.replace("podCIDRs: [10.1.0.0/16]", "addresses: [10.99.0.1/32]");
+    bench.write("mesh.yaml", host);
+    bench.write("a.yaml", peer("a", "10.99.0.0/24", 1));
+    assert!(bench.peers().is_empty());
+    assert_eq!(bench.codes(), [err("a.yaml", Code::OverlapsOwn)]);
+    let mesh = bench.store.accepted().mesh.clone().expect("a mesh");
+    assert_eq!(mesh.own_prefixes().count(), 1);
+}
+
+#[test]
+fn a_key_written_a_second_way_does_not_pass_for_another() {
+    let mut bench = Bench::new();
+    // X25519 takes no notice of the highest bit of the last byte.
+    let own = key(0).to_hex();
+    let second = own.strip_suffix("5a").expect("its end").to_owned() + "da";
+    let written =
+        peer("a", "10.2.0.0/16", 1).replace(&key(1).to_string(), &format!("nodekey:{second}"));
+    bench.write("a.yaml", written);
+    assert!(bench.peers().is_empty());
+    assert_eq!(bench.codes(), [err("a.yaml", Code::BadKey)]);
+}
