@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
+require_root
 scripts/packages.sh cc nft ip setpriv nsenter ${2:+ping}
 echo "building (a few minutes the first time)"
 cargo build --release --locked -p culvert-agent -p culvert-relay -p e2e

@@ -3,6 +3,13 @@ export CARGO_BUILD_JOBS=${CARGO_BUILD_JOBS:-2}
 [ -z "${CI:-}" ] || export CARGO_INCREMENTAL=0
 export PATH=$PATH:/usr/sbin:/sbin
 
+# Fails for anybody but root, before anything is built.
+require_root() {
+  [ "$(id -u)" = 0 ] && return
+  echo "the lab makes network namespaces and TUN devices: run as root" >&2
+  return 1
+}
+
 # step NAME COMMAND...: runs it, prints how long it took, and its output only when it fails.
 step() {
   local name=$1 start=$SECONDS log

@@ -4,10 +4,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-if [ "$(id -u)" != 0 ]; then
-  echo "the lab makes network namespaces and TUN devices: run as root" >&2
-  exit 1
-fi
+require_root || exit 1
 scripts/packages.sh cc nft iptables conntrack ip sysctl setpriv nsenter || exit 1
 
 problems=()

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 pub use screen::Screen;
 
-use crate::lab::{refuse_second_kept, take_down_kept};
+use crate::lab::{ensure_root, refuse_second_kept, take_down_kept};
 use crate::profile::Profile;
 
 /// What to show.
@@ -41,6 +41,7 @@ impl Demo {
     }
 
     fn tell(self, screen: &mut Screen) -> Result<()> {
+        ensure_root()?;
         if !self.keep {
             return story::tell(self, screen);
         }

@@ -69,10 +69,7 @@ impl Lab {
     }
 
     fn build(prefix: String, keep: bool) -> Result<Self> {
-        ensure!(
-            Uid::effective().is_root(),
-            "the lab makes network namespaces and TUN devices: run as root"
-        );
+        ensure_root()?;
         remove_stale();
         let folder = std::env::temp_dir().join(prefix.trim_end_matches('-'));
         for inner in ["logs", "captures"] {
@@ -314,6 +311,15 @@ pub fn take_down_kept() -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Fails for anybody but root.
+pub fn ensure_root() -> Result<()> {
+    ensure!(
+        Uid::effective().is_root(),
+        "the lab makes network namespaces and TUN devices: run as root"
+    );
+    Ok(())
+}
+
 /// Fails when a lab was left up.
 pub fn refuse_second_kept() -> Result<()> {
     let up = !kept_names()?.is_empty();
@@ -322,7 +328,7 @@ pub fn refuse_second_kept() -> Result<()> {
 }
 
 fn kept_names() -> Result<Vec<String>> {
-    ensure!(Uid::effective().is_root(), "run as root");
+    ensure_root()?;
     Ok(names_with(KEPT_PREFIX))
 }
 
