@@ -113,7 +113,10 @@ impl Ladder {
         self.steps.clear();
         for (index, &to) in (0..).zip(&targets.open) {
             for after in OPEN {
-                let at = now + PACING * index + Duration::from_millis(after);
+                // The first goes to all at once, and before the barrier: it also opens our own NAT towards an address
+                // from which the peer sends as soon as that has come.
+                let pacing = if after == 0 { 0 } else { index };
+                let at = now + PACING * pacing + Duration::from_millis(after);
                 self.plan(
                     at,
                     Step::Probe {

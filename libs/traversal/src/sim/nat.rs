@@ -15,6 +15,8 @@ const REPLIED: Duration = Duration::from_secs(120);
 pub(crate) enum Kind {
     /// A host with a public address.
     Public,
+    /// A host with a public address behind a firewall that lets in only answers.
+    Firewalled,
     /// Endpoint-independent mapping and filtering.
     FullCone,
     /// Endpoint-independent mapping, address-dependent filtering.
@@ -27,6 +29,13 @@ pub(crate) enum Kind {
     Symmetric,
     /// No UDP leaves.
     Blocked,
+}
+
+impl Kind {
+    /// The node's own address is public.
+    pub(crate) fn is_public(self) -> bool {
+        matches!(self, Self::Public | Self::Firewalled)
+    }
 }
 
 /// The router of one site.
@@ -76,7 +85,8 @@ impl Nat {
         match self.kind {
             Kind::Blocked => return None,
             Kind::Public => return Some(inside),
-            Kind::FullCone
+            Kind::Firewalled
+            | Kind::FullCone
             | Kind::AddressRestricted
             | Kind::PortRestricted
             | Kind::Poisoned
@@ -162,6 +172,7 @@ impl Nat {
                 .keys()
                 .any(|(known, remote)| *known == port && remote.ip() == from.ip()),
             Kind::Public
+            | Kind::Firewalled
             | Kind::PortRestricted
             | Kind::Poisoned
             | Kind::Symmetric

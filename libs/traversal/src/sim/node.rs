@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::{Kind, Nat, Random};
+use super::{Nat, Random};
 use crate::control::Control;
 use crate::{
     Candidate, CandidateKind, Local, NatEvent, NatProber, Pair, PairEvent, PairStatus, Path,
@@ -92,7 +92,7 @@ impl Node {
         open_peer: Option<IpAddr>,
         random: &mut Random,
     ) -> Self {
-        let public = nat.kind == Kind::Public;
+        let public = nat.kind.is_public();
         let inside = if public {
             nat.wan
         } else {
@@ -279,6 +279,19 @@ impl Node {
 
     /// Tells the pair what this node has to offer.
     pub(crate) fn announce(&mut self, now: Instant) {
+        let local = self.offer();
+        self.pair.handle_local(now, local);
+    }
+
+    /// The same, and that a server has seen one more address.
+    pub(crate) fn announce_also(&mut self, now: Instant, address: SocketAddr) {
+        let mut local = self.offer();
+        let kind = CandidateKind::Reflexive;
+        local.candidates.push(Candidate { kind, address });
+        self.pair.handle_local(now, local);
+    }
+
+    fn offer(&self) -> Local {
         let profile = self.prober.profile().clone();
         let hosts = self.local.iter().map(|&address| Candidate {
             kind: CandidateKind::Host,
@@ -289,12 +302,11 @@ impl Node {
             address,
         });
         let candidates = hosts.chain(seen).collect();
-        let local = Local {
+        Local {
             profile,
             candidates,
             ..Local::default()
-        };
-        self.pair.handle_local(now, local);
+        }
     }
 
     pub(crate) fn receive_data(&mut self, now: Instant, seq: u64, via: Path) {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::{Kind, Settings, World};
 use crate::{Filtering, Mapping, PathState, Reason, Udp};
 
-const KINDS: [Kind; 7] = [
+const KINDS: [Kind; 8] = [
     Kind::Public,
+    Kind::Firewalled,
     Kind::FullCone,
     Kind::AddressRestricted,
     Kind::PortRestricted,
@@ -23,9 +24,12 @@ fn obstacle(one: Kind, other: Kind) -> Option<Reason> {
     } else if pair == [Kind::Symmetric; 2] {
         Some(Reason::BothNatsHard)
     } else if pair.contains(&Kind::Symmetric)
-        && pair
-            .iter()
-            .any(|kind| matches!(kind, Kind::PortRestricted | Kind::Poisoned))
+        && pair.iter().any(|kind| {
+            matches!(
+                kind,
+                Kind::Firewalled | Kind::PortRestricted | Kind::Poisoned
+            )
+        })
     {
         Some(Reason::HardNatAgainstPortRestricted)
     } else {
@@ -95,6 +99,7 @@ fn nats_are_told_apart() {
     let easy = Mapping::EndpointIndependent;
     let cases = [
         (Kind::Public, easy, EndpointIndependent),
+        (Kind::Firewalled, easy, AddressAndPortDependent),
         (Kind::FullCone, easy, EndpointIndependent),
         (Kind::AddressRestricted, easy, AddressDependent),
         (Kind::PortRestricted, easy, AddressAndPortDependent),

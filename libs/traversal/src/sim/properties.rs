@@ -9,6 +9,7 @@ use super::{Kind, Settings, World};
 fn kind() -> impl Strategy<Value = Kind> {
     prop::sample::select(vec![
         Kind::Public,
+        Kind::Firewalled,
         Kind::FullCone,
         Kind::AddressRestricted,
         Kind::PortRestricted,
@@ -21,6 +22,7 @@ fn kind() -> impl Strategy<Value = Kind> {
 fn easy() -> impl Strategy<Value = Kind> {
     prop::sample::select(vec![
         Kind::Public,
+        Kind::Firewalled,
         Kind::FullCone,
         Kind::AddressRestricted,
         Kind::PortRestricted,

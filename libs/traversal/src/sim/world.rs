@@ -107,8 +107,11 @@ impl World {
     pub(crate) fn new(settings: Settings) -> Self {
         let start = Instant::now();
         let mut random = Random(settings.seed);
-        let open = [1, 0]
-            .map(|peer| (settings.kinds[peer] == Kind::Public).then(|| IpAddr::from(WAN[peer])));
+        let open = [1, 0].map(|peer| {
+            settings.kinds[peer]
+                .is_public()
+                .then(|| IpAddr::from(WAN[peer]))
+        });
         let nodes = [0, 1].map(|site| {
             let nat = Nat::new(settings.kinds[site], IpAddr::from(WAN[site]));
             Node::new(start, nat, open[site], &mut random)

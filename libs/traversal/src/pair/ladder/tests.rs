@@ -79,6 +79,31 @@ fn openers_come_before_the_barrier_and_nothing_follows_without_the_peers() {
 }
 
 #[test]
+fn every_open_address_is_probed_before_the_barrier() {
+    let (mut now, mut ladder) = (start(), Ladder::default());
+    let open = vec![address(OPEN_ADDRESS), address("[2001:db8::1]:1")];
+    ladder.begin(
+        now,
+        Targets {
+            open: open.clone(),
+            ..targets()
+        },
+    );
+    let (steps, _) = play(&mut ladder, &mut now, 0);
+    let first = steps
+        .iter()
+        .position(|step| matches!(step, Step::Barrier { .. }));
+    for to in open {
+        let probe = Step::Probe {
+            to,
+            ttl: None,
+            behind_nat: false,
+        };
+        assert!(steps[..first.unwrap()].contains(&probe), "{to}");
+    }
+}
+
+#[test]
 fn full_time_to_live_after_both_barriers() {
     let (mut now, mut ladder) = (start(), Ladder::default());
     ladder.begin(now, targets());
