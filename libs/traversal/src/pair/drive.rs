@@ -92,7 +92,7 @@ impl Pair {
     /// Probes the direct path in use, or gives it up.
     fn watch(&mut self, now: Instant) {
         let Some(direct) = &self.direct else { return };
-        if self.relay.up && direct.dies().is_some_and(|dies| now >= dies) {
+        if self.relay.up && direct.is_dead(now) {
             self.demote(now);
         } else if now >= direct.probe_due(self.traffic.any + BUSY) {
             self.probe(now, Path::Direct(direct.address), None);
@@ -161,7 +161,7 @@ impl Pair {
             if self.ladder.due().is_none_or(|due| now < due) {
                 return;
             }
-            if self.ladder.advance(now) && self.direct.is_none() {
+            if self.ladder.advance(now) && self.may_try() {
                 let outlook = self.outlook();
                 self.retry
                     .failed(now, self.traffic.any, outlook, self.entropy.as_mut());

@@ -103,6 +103,11 @@ impl Liveness {
         Some((first + DEAD.max(self.rtt * 2)).max(last_needed))
     }
 
+    /// Nothing has come, and nothing is to be expected.
+    pub(super) fn is_dead(&self, now: Instant) -> bool {
+        self.dies().is_some_and(|dies| now >= dies)
+    }
+
     /// Nothing was answered for so long that the NATs may have forgotten the path.
     pub(super) fn is_stale(&self, now: Instant) -> bool {
         now >= self.answered + STALE

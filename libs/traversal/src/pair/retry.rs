@@ -1,5 +1,6 @@
 //! When to try again to get direct.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::Entropy;
@@ -20,6 +21,9 @@ const SLOW: Duration = Duration::from_secs(30);
 const SLOWEST: Duration = Duration::from_secs(3_600);
 /// Least time between two attempts, whatever happens.
 const LEAST: Duration = Duration::from_millis(250);
+/// Attempts within this time that events may bring about; further events wait.
+const EVENTS: usize = 12;
+const EVENTS_WITHIN: Duration = Duration::from_secs(30);
 /// Pause after the loss of a direct path.
 const BREATHER: Duration = Duration::from_secs(1);
 /// Both sides' NATs forget a flow without answer in this time. One that was taken for a flow of the router itself
@@ -47,7 +51,8 @@ pub(super) enum Outlook {
 #[derive(Debug, Default)]
 pub(super) struct Retry {
     next: Option<Instant>,
-    started: Option<Instant>,
+    /// The newest attempts.
+    starts: VecDeque<Instant>,
     /// Since when the schedule runs.
     since: Option<Instant>,
     eager: usize,
@@ -60,9 +65,7 @@ impl Retry {
     /// Something has changed: try now, or as soon as the last attempt is not too recent, and begin the schedule anew.
     pub(super) fn event(&mut self, now: Instant) {
         (self.since, self.eager, self.slow) = (Some(now), 0, 0);
-        let earliest = self
-            .started
-            .map_or(now, |started| (started + LEAST).max(now));
+        let earliest = self.earliest().map_or(now, |earliest| earliest.max(now));
         self.next = Some(self.next.map_or(earliest, |next| next.min(earliest)));
     }
 
@@ -79,7 +82,11 @@ impl Retry {
 
     /// An attempt begins.
     pub(super) fn started(&mut self, now: Instant) {
-        (self.started, self.next) = (Some(now), None);
+        self.next = None;
+        if self.starts.len() == EVENTS {
+            self.starts.pop_front();
+        }
+        self.starts.push_back(now);
         self.since.get_or_insert(now);
     }
 
@@ -116,7 +123,7 @@ impl Retry {
             // A quarter is left to chance, so that many pairs do not try together.
             gap - (gap / 1_024) * u32::try_from(entropy::id(random) % 256).unwrap_or_default()
         };
-        let from = self.started.unwrap_or(now);
+        let from = self.starts.back().copied().unwrap_or(now);
         self.next
             .get_or_insert_with(|| (from + gap).max(now + REST));
     }
@@ -124,9 +131,16 @@ impl Retry {
     /// A direct path is in use.
     pub(super) fn stop(&mut self) {
         *self = Self {
-            started: self.started,
+            starts: std::mem::take(&mut self.starts),
             ..Self::default()
         };
+    }
+
+    /// When an event may bring about the next attempt.
+    fn earliest(&self) -> Option<Instant> {
+        let after_last = *self.starts.back()? + LEAST;
+        let full = self.starts.front().filter(|_| self.starts.len() == EVENTS);
+        Some(full.map_or(after_last, |oldest| after_last.max(*oldest + EVENTS_WITHIN)))
     }
 
     /// When to try next.
@@ -199,6 +213,20 @@ mod tests {
             "{gaps:?}"
         );
         assert!(gaps[5] > Duration::from_secs(36), "{gaps:?}");
+    }
+
+    #[test]
+    fn events_without_end_bring_about_few_attempts() {
+        let (start, mut retry, mut attempts) = (start(), Retry::default(), 0);
+        for tick in 0..6_000 {
+            let now = start + Duration::from_millis(10) * tick;
+            retry.event(now);
+            if retry.due().is_some_and(|due| due <= now) {
+                retry.started(now);
+                attempts += 1;
+            }
+        }
+        assert!((20..=26).contains(&attempts), "{attempts} in a minute");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::reason::reason;
-use super::{Pair, PairStatus, PathState, Reason};
+use super::{Liveness, Pair, PairStatus, PathState, Reason};
 
 /// How long a session may take before the peer counts as unreachable.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,7 +35,9 @@ impl Pair {
     }
 
     fn state(&self, now: Instant) -> (PathState, Option<Reason>) {
-        if self.direct.is_some() {
+        // Without a relay a dead path is kept, because there is no other.
+        let works = |direct: &Liveness| self.relay.up || !direct.is_dead(now);
+        if self.direct.as_ref().is_some_and(works) {
             (PathState::Direct, None)
         } else if !self.session && self.relay.peer_missing {
             (PathState::None, Some(Reason::PeerUnreachable))

@@ -153,6 +153,13 @@ fn losing_the_relay_harms_nothing_while_direct() {
     world.cut = [true; 2];
     world.run_for(millis(10_000));
     assert!(world.both_direct(), "there is nothing else");
+    for node in &world.nodes {
+        let status = node.status(world.now);
+        assert_eq!(
+            (status.state, status.reason),
+            (PathState::None, Some(Reason::RelayUnreachable))
+        );
+    }
     world.cut = [false; 2];
     forget_gaps(&mut world);
     world.run_for(millis(5_000));
@@ -290,6 +297,26 @@ fn an_idle_path_stays_open_and_sleeps_in_the_end() {
     );
     world.begin_data(millis(10));
     assert!(world.until(millis(3_000), World::both_direct).is_some());
+    world.check();
+}
+
+#[test]
+fn a_node_whose_address_never_settles_does_not_hammer() {
+    let mut world = World::new(Settings::new(Kind::PortRestricted, Kind::PortRestricted));
+    world.cut = [true; 2];
+    world.begin_data(millis(10));
+    world.run_for(Duration::from_secs(60));
+    let before = [0, 1].map(|site: usize| world.nodes[site].watch.messages);
+    for tick in 0..300_u16 {
+        let address = std::net::SocketAddr::from(([198, 51, 100, 1], 30_000 + tick));
+        world.nodes[0].announce_also(world.now, address);
+        world.run_for(millis(200));
+    }
+    for (site, before) in [0, 1].into_iter().zip(before) {
+        let messages = world.nodes[site].watch.messages - before;
+        println!("site {site}: {messages} messages in a minute");
+        assert!(messages < 1_500, "{messages} in a minute");
+    }
     world.check();
 }
 
