@@ -141,11 +141,17 @@ pub(crate) fn capped(candidates: &[Candidate]) -> Vec<Candidate> {
 }
 
 fn routable_v4(ip: Ipv4Addr) -> Result<(), Refusal> {
+    /// Where clouds serve instance metadata; not all of them use a link-local address.
+    const METADATA: [Ipv4Addr; 3] = [
+        Ipv4Addr::new(169, 254, 169, 254),
+        Ipv4Addr::new(168, 63, 129, 16),
+        Ipv4Addr::new(100, 100, 100, 200),
+    ];
     let [first, ..] = ip.octets();
     match first {
         0 => Err(Refusal::Unspecified),
         127 => Err(Refusal::Loopback),
-        169 if ip == Ipv4Addr::new(169, 254, 169, 254) => Err(Refusal::Metadata),
+        _ if METADATA.contains(&ip) => Err(Refusal::Metadata),
         _ if ip.is_link_local() => Err(Refusal::LinkLocal),
         224..=239 => Err(Refusal::Multicast),
         240..=255 => Err(Refusal::Broadcast),
@@ -204,6 +210,8 @@ mod tests {
             ("[::ffff:127.0.0.1]:1", Refusal::Mapped),
             ("[::192.0.2.1]:1", Refusal::Mapped),
             ("169.254.169.254:80", Refusal::Metadata),
+            ("168.63.129.16:80", Refusal::Metadata),
+            ("100.100.100.200:80", Refusal::Metadata),
             ("[fd00:ec2::254]:80", Refusal::Metadata),
             ("10.1.2.3:1", Refusal::Private),
             ("172.31.2.3:1", Refusal::Private),

@@ -27,7 +27,7 @@ pub use self::reason::Reason;
 use self::retry::Retry;
 use self::switch::Hold;
 use crate::control::{Control, Hello};
-use crate::{Candidate, Entropy, NatProfile, entropy};
+use crate::{Candidate, CandidateContext, CandidateKind, Entropy, NatProfile, acceptable, entropy};
 
 /// A way to reach the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -404,9 +404,21 @@ impl Pair {
         self.outbox
             .push(now, via, None, Control::ProbeReply { id, observed });
         let Path::Direct(address) = via else { return };
-        if self.probes.heard(now, address) && !self.traffic.asleep {
+        if self.may_use(address) && self.probes.heard(now, address) && !self.traffic.asleep {
             self.probe(now, via, None);
         }
+    }
+
+    /// A packet from a mesh range has come through some tunnel: a path there would run inside itself. Private
+    /// addresses have shown that they mean the same to both.
+    fn may_use(&self, address: SocketAddr) -> bool {
+        let context = CandidateContext {
+            own_prefixes: &self.local.own_prefixes,
+            connected: &[],
+            same_public_ip: true,
+        };
+        let kind = CandidateKind::PeerReflexive;
+        acceptable(&Candidate { kind, address }, &context).is_ok()
     }
 
     fn handle_reply(&mut self, now: Instant, via: Path, id: u64) {
@@ -456,3 +468,6 @@ impl Pair {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
