@@ -1,6 +1,7 @@
 //! A stream of bytes carried in the binary messages of a WebSocket (RFC 6455).
 //!
-//! Message boundaries mean nothing. Everything is bounded: a message is at most 1 MiB.
+//! Message boundaries mean nothing. Everything is bounded: a message is at most 1 MiB, from a client 256 KiB, because a
+//! server has many.
 
 use std::io;
 use std::pin::Pin;
@@ -16,7 +17,10 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 /// The sub-protocol that means DERP.
 pub const PROTOCOL: &str = "derp";
 
+/// The longest message that a client takes.
 const MAX_MESSAGE: usize = 1 << 20;
+/// The longest message that a server takes, and that either end sends.
+const MAX_SENT: usize = 256 << 10;
 const BUFFER: usize = 16 << 10;
 
 /// Which end of a WebSocket we are.
@@ -38,16 +42,16 @@ pub struct WebSocketBytes<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketBytes<S> {
     /// Takes a stream on which the upgrade has been agreed, and what was read from it beyond the HTTP head.
     pub async fn new(stream: S, side: Side, already_read: Vec<u8>) -> Self {
-        let role = match side {
-            Side::Client => Role::Client,
-            Side::Server => Role::Server,
+        let (role, most) = match side {
+            Side::Client => (Role::Client, MAX_MESSAGE),
+            Side::Server => (Role::Server, MAX_SENT),
         };
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(0)
             .max_write_buffer_size(4 * MAX_MESSAGE)
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
+            .max_message_size(Some(most))
+            .max_frame_size(Some(most));
         let inner =
             WebSocketStream::from_partially_read(stream, already_read, role, Some(config)).await;
         Self {
@@ -87,7 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocketBytes<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(Pin::new(&mut self.inner).poll_ready(cx)).map_err(into_io)?;
-        let count = buf.len().min(MAX_MESSAGE / 4);
+        let count = buf.len().min(MAX_SENT);
         let message = Message::Binary(Bytes::copy_from_slice(buf.get(..count).unwrap_or_default()));
         Pin::new(&mut self.inner)
             .start_send(message)
@@ -113,9 +117,23 @@ fn into_io(error: Error) -> io::Error {
 
 #[cfg(all(test, feature = "client"))]
 mod tests {
+    use futures_util::SinkExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_server_refuses_a_message_that_is_too_long() {
+        let (left, right) = tokio::io::duplex(1 << 20);
+        let mut left = WebSocketBytes::new(left, Side::Client, Vec::new()).await;
+        let mut right = WebSocketBytes::new(right, Side::Server, Vec::new()).await;
+        let most = Message::Binary(vec![7; MAX_SENT].into());
+        left.inner.send(most).await.unwrap();
+        right.read_exact(&mut vec![0; MAX_SENT]).await.unwrap();
+        let more = Message::Binary(vec![7; MAX_SENT + 1].into());
+        left.inner.send(more).await.unwrap();
+        assert!(right.read(&mut [0; 10]).await.is_err());
+    }
 
     #[tokio::test]
     async fn carries_a_stream_both_ways() {
