@@ -21,8 +21,8 @@ pub(crate) const MAX_BYTES: usize = 1 << 20;
 const SCARCE_BYTES: usize = 64 << 10;
 /// Bytes of handshake messages that may wait in one lane.
 const MAX_URGENT: usize = 16 << 10;
-/// Bytes of control frames that may wait.
-const MAX_CONTROL: usize = 256 << 10;
+/// Bytes of control frames that may wait for one receiver.
+const MAX_CONTROL: usize = 64 << 10;
 /// Bytes of one write: four full TLS records.
 const WRITE_BYTES: usize = 64 << 10;
 /// Bytes of handshake messages in one write, so that they cannot starve data.

@@ -12,8 +12,8 @@ use crate::waiting::Waiting;
 
 /// Connections that one key may have; the oldest is closed for one more.
 const MAX_PER_KEY: usize = 8;
-/// Receivers that are told when a sender goes, so that memory stays bounded.
-const MAX_REACHED: usize = 8192;
+/// Receivers that are told when a sender goes: some 80 KiB for each connection at the most.
+const MAX_REACHED: usize = 1024;
 
 const DUPLICATE: &str = "another connection uses the same key and is now the active one; two machines with one key \
                          cannot both be reached";
@@ -330,6 +330,29 @@ mod tests {
         };
         assert_eq!(told(&receiver), [gone.to_vec()]);
         assert!(registry.find(&key(1)).is_none());
+    }
+
+    #[test]
+    fn who_is_told_of_the_end_is_bounded() {
+        let registry = Registry::new(usize::MAX);
+        let mut reached = Reached::default();
+        let receiver = join(&registry, 2);
+        reached.note(&receiver);
+        for seed in 0..MAX_REACHED {
+            let mut bytes = [9; 32];
+            bytes[8..16].copy_from_slice(&seed.to_be_bytes());
+            let receiver = registry.register(
+                Instant::now(),
+                NodeKey::from_bytes(bytes).unwrap(),
+                Vec::new(),
+            );
+            reached.note(&receiver);
+        }
+        assert_eq!(reached.0.len(), MAX_REACHED);
+        reached.note(&receiver);
+        reached.merge(Reached(HashMap::from([(key(3), 1)])));
+        assert_eq!(reached.0.len(), MAX_REACHED);
+        assert!(reached.0.contains_key(&key(2)));
     }
 
     #[test]

@@ -122,9 +122,10 @@ fn handshakes_alone_are_drained() {
 fn control_frames_come_first_and_are_bounded() {
     let queue = Queue::new(Message::KeepAlive.to_vec(), plenty());
     queue.push(&key(1), &[b"x"]);
+    let key = key(1);
     for _ in 0..100_000 {
         queue.push_control(Message::PeerGone {
-            key: key(1),
+            key,
             reason: derp::PeerGoneReason::NotHere,
         });
     }
@@ -168,9 +169,10 @@ fn all_queues_together_are_bounded_and_none_is_starved() {
     let queues: Vec<Queue> = (0..20)
         .map(|_| Queue::new(Vec::new(), Arc::clone(&budget)))
         .collect();
+    let sender = key(1);
     for _ in 0..1000 {
         for queue in &queues {
-            queue.push(&key(1), &[&[4; 1400]]);
+            queue.push(&sender, &[&[4; 1400]]);
         }
     }
     let waiting: usize = queues.iter().map(Queue::bytes).sum();
