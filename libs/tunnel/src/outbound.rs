@@ -135,17 +135,14 @@ impl Arena {
             let Some(peer) = run.first().map(|slot| &slot.peer) else {
                 continue;
             };
-            let packets: Vec<Padded<'_>> = run
-                .iter()
-                .filter_map(|slot| {
-                    let bytes = self.bytes.get(slot.start..slot.start + slot.padded)?;
-                    Some(Padded {
-                        bytes,
-                        ecn: slot.ecn,
-                    })
+            let packets = run.iter().filter_map(|slot| {
+                let bytes = self.bytes.get(slot.start..slot.start + slot.padded)?;
+                Some(Padded {
+                    bytes,
+                    ecn: slot.ecn,
                 })
-                .collect();
-            let outcome = peer.send(&packets, &shared.sockets, batch, now);
+            });
+            let outcome = peer.send(packets, &shared.sockets, batch, now);
             shared.note_traffic(peer, &peer.counters.last_tx, now);
             if outcome.needs_session {
                 shared.want(peer);

@@ -124,9 +124,9 @@ impl Peer {
     }
 
     /// Sends packets on the current path, in order, or stages them until there is one.
-    pub(crate) fn send(
+    pub(crate) fn send<'p>(
         &self,
-        packets: &[Padded<'_>],
+        packets: impl Iterator<Item = Padded<'p>>,
         sockets: &Sockets,
         batch: &mut Batch,
         now: Instant,
@@ -137,9 +137,7 @@ impl Peer {
             return Outcome::default();
         }
         if state.holding || !has_session {
-            packets
-                .iter()
-                .for_each(|packet| state.stage(*packet, now, &self.counters));
+            packets.for_each(|packet| state.stage(packet, now, &self.counters));
             return Outcome {
                 needs_session: !has_session,
                 unreachable: None,
@@ -198,17 +196,15 @@ impl PeerState {
         }
         let waiting = std::mem::take(&mut self.staged);
         self.staged_bytes = 0;
-        let fresh: Vec<Padded<'_>> = waiting
-            .iter()
-            .filter(|staged| staged.since.elapsed() < STAGED_AGE)
-            .map(|staged| Padded {
-                bytes: &staged.packet,
-                ecn: staged.ecn,
-            })
-            .collect();
-        let stale = u64::try_from(waiting.len() - fresh.len()).unwrap_or(u64::MAX);
+        let is_fresh = |staged: &&Staged| staged.since.elapsed() < STAGED_AGE;
+        let fresh = waiting.iter().filter(is_fresh);
+        let stale = u64::try_from(waiting.len() - fresh.clone().count()).unwrap_or(u64::MAX);
         counters.dropped.fetch_add(stale, Ordering::Relaxed);
-        self.send_now(key, &fresh, sockets, batch, counters)
+        let fresh = fresh.map(|staged| Padded {
+            bytes: &staged.packet,
+            ecn: staged.ecn,
+        });
+        self.send_now(key, fresh, sockets, batch, counters)
     }
 
     /// Seals one control packet and sends it on `route`; `false` without a session.
@@ -260,10 +256,10 @@ impl PeerState {
         });
     }
 
-    fn send_now(
+    fn send_now<'p>(
         &mut self,
         key: &NodeKey,
-        packets: &[Padded<'_>],
+        packets: impl Iterator<Item = Padded<'p>>,
         sockets: &Sockets,
         batch: &mut Batch,
         counters: &Counters,
@@ -409,7 +405,12 @@ mod tests {
             bytes: &[0; 64],
             ecn: 0,
         };
-        peer.send(&[packet], sockets, &mut Batch::new(), Instant::now())
+        peer.send(
+            [packet].into_iter(),
+            sockets,
+            &mut Batch::new(),
+            Instant::now(),
+        )
     }
 
     #[test]
