@@ -141,6 +141,8 @@ struct Relay {
     /// Through the relay to the peer and back.
     measured: Option<Duration>,
     next_probe: Option<Instant>,
+    /// The first probe through the relay that has no answer yet, nor anything else since.
+    unanswered: Option<Instant>,
     refused: bool,
     peer_missing: bool,
 }
@@ -161,6 +163,10 @@ const SLEEP: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_secs(60);
 /// Between probes through the relay.
 const RELAY_PROBE: Duration = Duration::from_secs(10);
+/// The same while the last one has no answer.
+const RELAY_DOUBT: Duration = Duration::from_secs(2);
+/// A relay through which nothing comes for this long leads nowhere.
+const RELAY_SILENT: Duration = Duration::from_secs(8);
 
 impl Pair {
     /// A pair that knows nothing yet, on the relay.
@@ -229,6 +235,7 @@ impl Pair {
         let came = up && !self.relay.up;
         (self.relay.up, self.relay.rtt) = (up, rtt.or(self.relay.rtt));
         if came {
+            self.relay.unanswered = None;
             self.relay.next_probe = Some(now);
             self.exchange.announce(now);
             self.try_again(now);
@@ -253,6 +260,7 @@ impl Pair {
     /// An authenticated control message arrived.
     pub fn handle_control(&mut self, now: Instant, via: Path, message: Control) {
         self.relay.peer_missing = false;
+        self.heard(now, via);
         match message {
             Control::Hello(hello) => self.handle_hello(now, hello),
             Control::Barrier { epoch, round, seen } => {
@@ -274,6 +282,7 @@ impl Pair {
         }
         let silence = now.saturating_duration_since(self.traffic.any);
         self.traffic.any = now;
+        received.into_iter().for_each(|via| self.heard(now, via));
         self.traffic.sent = if sent { Some(now) } else { self.traffic.sent };
         if self.traffic.asleep {
             self.wake(now);
@@ -287,8 +296,9 @@ impl Pair {
     }
 
     /// Some authenticated packet arrived on this path.
-    pub fn handle_authenticated(&mut self, now: Instant, _via: Path) {
+    pub fn handle_authenticated(&mut self, now: Instant, via: Path) {
         self.relay.peer_missing = false;
+        self.heard(now, via);
         self.drive(now);
     }
 
@@ -435,6 +445,13 @@ impl Pair {
                 direct.answered(now, answered.sent, answered.rtt);
             }
             (Path::Direct(address), _) => self.consider(now, address, answered.rtt),
+        }
+    }
+
+    /// The peer lives, at the far end of this path.
+    fn heard(&mut self, now: Instant, via: Path) {
+        if via == Path::Relay && self.relay.unanswered.take().is_some() {
+            self.relay.next_probe = Some(now + RELAY_PROBE);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::ladder::{Step, Targets};
 use super::retry::Outlook;
 use super::targets::targets;
-use super::{BUSY, Pair, Path, RELAY_PROBE, SLEEP};
+use super::{BUSY, Pair, Path, RELAY_DOUBT, SLEEP};
 use crate::control::Control;
 use crate::entropy;
 
@@ -197,7 +197,8 @@ impl Pair {
     /// Measures the relay and keeps the session awake while there is nothing else to do it.
     fn probe_relay(&mut self, now: Instant) {
         if self.relay_probe_due().is_some_and(|due| now >= due) {
-            self.relay.next_probe = Some(now + RELAY_PROBE);
+            self.relay.next_probe = Some(now + RELAY_DOUBT);
+            self.relay.unanswered.get_or_insert(now);
             self.probe(now, Path::Relay, None);
         }
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::reason::reason;
-use super::{Liveness, Pair, PairStatus, PathState, Reason};
+use super::{Liveness, Pair, PairStatus, PathState, RELAY_SILENT, Reason};
 
 /// How long a session may take before the peer counts as unreachable.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,6 +34,12 @@ impl Pair {
             .map_or(Reason::Probing, |(ours, theirs)| reason(ours, theirs))
     }
 
+    /// The peer is gone from the far end, or has revoked this node: it would have answered.
+    fn is_relay_silent(&self, now: Instant) -> bool {
+        let since = self.relay.unanswered;
+        since.is_some_and(|since| now >= since + RELAY_SILENT)
+    }
+
     fn state(&self, now: Instant) -> (PathState, Option<Reason>) {
         // Without a relay a dead path is kept, because there is no other.
         let works = |direct: &Liveness| self.relay.up || !direct.is_dead(now);
@@ -50,6 +56,8 @@ impl Pair {
                 Reason::RelayUnreachable
             };
             (PathState::None, Some(refused))
+        } else if self.session && self.is_relay_silent(now) {
+            (PathState::None, Some(Reason::PeerUnreachable))
         } else if self.session {
             (PathState::Relay, Some(self.pair_reason()))
         } else if now >= self.since + PATIENCE {
@@ -127,5 +135,25 @@ mod tests {
         pair.handle_relay(now, true, Some(rtt));
         pair.handle_session(now);
         assert_eq!(pair.status(now).rtt, Some(rtt));
+    }
+
+    #[test]
+    fn a_relay_through_which_nothing_comes_is_no_path() {
+        let (mut pair, start) = pair();
+        pair.handle_relay(start, true, None);
+        pair.handle_session(start);
+        let mut seen = Vec::new();
+        for second in 0..20 {
+            let now = start + Duration::from_secs(second);
+            pair.handle_traffic(now, true, None);
+            while pair.poll_transmit().is_some() {}
+            seen.push(state(&pair, now));
+        }
+        assert_eq!(seen[5], (PathState::Relay, Some(Reason::Probing)));
+        let gone = (PathState::None, Some(Reason::PeerUnreachable));
+        assert!(seen[10..].iter().all(|state| *state == gone), "{seen:?}");
+        let now = start + Duration::from_secs(20);
+        pair.handle_traffic(now, false, Some(Path::Relay));
+        assert_eq!(state(&pair, now), (PathState::Relay, Some(Reason::Probing)));
     }
 }

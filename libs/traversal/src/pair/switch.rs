@@ -116,7 +116,7 @@ impl Pair {
         self.direct = Some(Liveness::new(address, now, rtt));
         self.last = Some(address);
         self.since = now;
-        self.hold = None;
+        (self.hold, self.relay.unanswered) = (None, None);
         self.retry.stop();
         self.ladder.settle();
         self.events.push_back(PairEvent::Use(Path::Direct(address)));
