@@ -24,7 +24,7 @@ pub enum AdmitRule {
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
     /// It cannot be read.
-    #[error("the admit file {} cannot be read: {source}; correct --admit or the file's permissions", path.display())]
+    #[error("the admit file {} cannot be read: {source}; make it (it may be empty), or correct --admit or its permissions", path.display())]
     Io {
         /// The file.
         path: PathBuf,

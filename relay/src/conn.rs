@@ -4,6 +4,7 @@ mod read;
 mod write;
 
 use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use derp::{
@@ -14,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use crate::accept::HalfOpenGuard;
+use crate::bucket::{Buckets, Rate};
 use crate::metrics::{DropReason, Reject};
 use crate::server::Context;
 
@@ -25,6 +27,29 @@ const MAX_LINGER_BYTES: usize = 1 << 20;
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
+
+/// Tells whose key was refused, so that its owner can be admitted: each key once in a while, however often it knocks.
+#[derive(Debug)]
+pub(crate) struct Refusals(Mutex<Buckets<NodeKey>>);
+
+impl Refusals {
+    const RATE: Rate = Rate {
+        per_second: 1.0 / 600.0,
+        burst: 1.0,
+    };
+    const KEYS: usize = 1_024;
+
+    pub(crate) fn new(now: Instant) -> Self {
+        Self(Mutex::new(Buckets::new(Self::RATE, Self::KEYS, now)))
+    }
+
+    fn note(&self, key: NodeKey, now: Instant) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.take(key, now) {
+            tracing::info!(%key, "a key that is not in the admit list was refused");
+        }
+    }
+}
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +128,8 @@ pub(crate) async fn serve(
     drop(half_open);
     let info = server_info(context, &key)?;
     if !context.admission.admits(&key) {
-        return refuse(stream, info, &key).await;
+        context.refusals.note(key, Instant::now());
+        return refuse(stream, info).await;
     }
     context.metrics.admitted.inc();
     tracing::debug!(?key, "client connected");
@@ -169,12 +195,7 @@ fn server_info(context: &Context, client: &NodeKey) -> Result<Vec<u8>, ConnError
     Ok(Message::ServerInfo { sealed: &sealed }.to_vec())
 }
 
-async fn refuse(
-    mut stream: Box<dyn Transport>,
-    mut bytes: Vec<u8>,
-    key: &NodeKey,
-) -> Result<(), ConnError> {
-    tracing::debug!(?key, "client not admitted");
+async fn refuse(mut stream: Box<dyn Transport>, mut bytes: Vec<u8>) -> Result<(), ConnError> {
     Message::Health(NOT_ADMITTED).encode(&mut bytes);
     let tell = async {
         stream.write_all(&bytes).await?;

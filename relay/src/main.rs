@@ -14,7 +14,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // There is nowhere left to report that stderr is closed.
-            let _ = writeln!(std::io::stderr(), "culvert-relay: {error:#}");
+            let _ = writeln!(std::io::stderr(), "culvert-relay: {error}");
             ExitCode::FAILURE
         }
     }
@@ -34,7 +34,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     );
     let server = Server::start(args.into_config(raise_file_limit())).await?;
     let (address, key) = (server.address(), server.public_key());
-    tracing::info!(%address, %key, stun = ?server.stun_addresses(), metrics = ?server.metrics_address(), "listening");
+    let metrics = server.metrics_address().map(tracing::field::display);
+    tracing::info!(%address, %key, stun = ?server.stun_addresses(), metrics, "listening");
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     tracing::info!("stopping");
     server.shutdown().await;

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use derp::{Message, NodeKey, NodeSecret};
 use tokio::io::AsyncWriteExt as _;
@@ -15,7 +15,7 @@ use tokio::time::{interval, timeout};
 
 use crate::accept::{self, HalfOpen};
 use crate::admit::{Admission, AdmitError, AdmitRule};
-use crate::conn::NOT_ADMITTED;
+use crate::conn::{NOT_ADMITTED, Refusals};
 use crate::http;
 use crate::keyfile::{self, KeyFileError};
 use crate::metrics::Metrics;
@@ -134,6 +134,7 @@ pub(crate) struct Context {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tls: Option<Tls>,
     pub(crate) half_open: Arc<HalfOpen>,
+    pub(crate) refusals: Refusals,
     pub(crate) timing: Timing,
     pub(crate) limits: Limits,
 }
@@ -271,6 +272,7 @@ impl Context {
             metrics: Arc::new(Metrics::new()),
             tls,
             half_open: Arc::new(HalfOpen::new(limits.half_open, limits.half_open_per_source)),
+            refusals: Refusals::new(Instant::now()),
             timing: config.timing,
             limits,
         })
