@@ -22,4 +22,5 @@ demo:      ## two sites behind NAT, linked: NAT=symmetric or NAT=A,B chooses the
 	@scripts/demo.sh "$(NAT)" "$(KEEP)"
 
 demo-down: ## stop a demo that was left up
-	@"$${CARGO_TARGET_DIR:-target}/release/culvert-lab" down
+	@lab="$${CARGO_TARGET_DIR:-target}/release/culvert-lab"; \
+	if [ -x "$$lab" ]; then "$$lab" down; else echo "nothing is up: the demo has not been built here"; fi

@@ -35,7 +35,7 @@ Works whether the last agent ended well or was killed; an agent that still runs 
 
 /// Links this node to the nodes of other sites, with WireGuard: over a relay at once, directly as soon as possible.
 #[derive(Parser, Debug)]
-#[command(name = "culvert-agent", version, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(name = "culvert-agent", version, propagate_version = true, after_help = EXAMPLES, arg_required_else_help = true)]
 pub struct Args {
     /// What to log, to stderr: error, warn, info, debug, trace, or a filter such as info,tunnel=debug.
     #[arg(long, global = true, value_name = "FILTER", default_value = "info", env = "CULVERT_LOG_LEVEL", value_parser = logging::check_filter)]

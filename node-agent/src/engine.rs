@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use api::{Accepted, NatReport, PeerReport, Surroundings};
+use api::{Accepted, NatReport, PeerReport, RelayReport, Surroundings};
 use prometheus_client::registry::Registry;
 
 /// Everything that touches the network: tunnels and the host's configuration.
@@ -38,6 +38,8 @@ pub struct Snapshot {
     pub listen_port: Option<u16>,
     /// URL of the relay where this node is heard.
     pub home_relay: Option<String>,
+    /// Every relay of the Mesh.
+    pub relays: Vec<RelayReport>,
     /// The NAT in front of this node.
     pub nat: NatReport,
     /// Every Peer in force.

@@ -6,6 +6,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::LogFormat;
 
+/// The WireGuard engine calls an expired session an error; what matters of it, the tunnel says itself.
+const QUIET: &str = "boringtun=off";
+
 /// Checks a filter as the command line is read, so that a wrong one is wrong usage.
 pub(crate) fn check_filter(text: &str) -> Result<String, String> {
     match EnvFilter::builder().parse(text) {
@@ -19,7 +22,7 @@ pub(crate) fn check_filter(text: &str) -> Result<String, String> {
 /// Starts logging. A second call in one process changes nothing.
 pub(crate) fn start(filter: &str, format: LogFormat) {
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
+        .with_env_filter(EnvFilter::new(format!("{QUIET},{filter}")))
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal());
     let started = match format {

@@ -27,6 +27,8 @@ use rand::Rng;
 
 /// Range of random ports: outside those of Kubernetes services and of the kernel's own choices.
 const PORTS: std::ops::RangeInclusive<u16> = 10_000..=29_999;
+/// Set-user-ID, set-group-ID and sticky.
+const SPECIAL: u32 = 0o7000;
 /// Bits of a mode that let others in.
 const OTHERS: u32 = 0o077;
 
@@ -237,8 +239,9 @@ pub(crate) fn socket_in(folder: &Path) -> PathBuf {
 /// Takes the rights of others away, and makes sure that we may write.
 fn tighten(path: &Path) -> io::Result<()> {
     let mode = fs::metadata(path)?.permissions().mode();
-    if mode & OTHERS != 0 {
-        fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS & 0o7777))?;
+    if mode & (OTHERS | SPECIAL) != 0 {
+        fs::set_permissions(path, Permissions::from_mode(mode & 0o700))?;
+        tracing::info!(folder = %path.display(), "the state folder is now for its owner only");
     }
     nix::unistd::access(
         path,

@@ -70,6 +70,7 @@ impl StatusSource {
                 home_relay: snapshot.home_relay,
                 nat: snapshot.nat,
             },
+            relays: snapshot.relays,
             manifests: self.manifests.read().to_vec(),
             peers: snapshot.peers,
         }

@@ -73,12 +73,12 @@ pub(super) fn tell(demo: Demo, screen: &mut Screen) -> Result<()> {
 
 fn picture(pair: &Pair, screen: &mut Screen) -> Result<()> {
     let mut lines = Vec::new();
-    for (side, name) in [(&pair.a, NAMES[0]), (&pair.b, NAMES[1])] {
+    for (side, name, corner) in [(&pair.a, NAMES[0], '┐'), (&pair.b, NAMES[1], '┘')] {
         let site = &side.site;
         let nat = screen.strong(site.nat.name());
         let about = screen.dim(&format!("({})", site.nat.description()));
         lines.push(format!(
-            "{name:<7} pod {} ── node ── {nat} {} ──┐ {about}",
+            "{name:<7} pod {} ── node ── {nat} {} ──{corner} {about}",
             side.pod()?.ip,
             site.wan
         ));
@@ -111,7 +111,7 @@ fn ping(pair: &Pair) -> Result<Pinger> {
 
 fn manifests(pair: &Pair, screen: &mut Screen) -> Result<()> {
     screen.title("What the agents are given")?;
-    for (side, name) in [(&pair.a, NAMES[0]), (&pair.b, NAMES[1])] {
+    for (side, name, corner) in [(&pair.a, NAMES[0], '┐'), (&pair.b, NAMES[1], '┘')] {
         for file in ["mesh.yaml", "peer.yaml"] {
             let text = std::fs::read_to_string(side.agent.manifests().join(file))?;
             let head = screen.dim(&format!("# {name}: {file}"));
@@ -377,7 +377,7 @@ fn carry(pair: &Pair, pinger: &Pinger, screen: &mut Screen) -> Result<()> {
 }
 
 fn statuses(pair: &Pair, screen: &mut Screen) -> Result<()> {
-    for (side, name) in [(&pair.a, NAMES[0]), (&pair.b, NAMES[1])] {
+    for (side, name, corner) in [(&pair.a, NAMES[0], '┐'), (&pair.b, NAMES[1], '┘')] {
         screen.title(&format!("culvert-agent status, in {name}"))?;
         screen.block(&side.agent.status_text()?)?;
     }

@@ -35,7 +35,7 @@ pub use reader::{
 };
 pub use status::{
     AgentReport, Filtering, ManifestError, ManifestStatus, Mapping, NatReport, NodeReport,
-    PathKind, PathReport, PeerReport, Reason, Status,
+    PathKind, PathReport, PeerReport, Reason, RelayReport, Status,
 };
 pub use store::{Accepted, SavedState, Store, Surroundings};
 

@@ -17,6 +17,9 @@ pub struct Status {
     pub agent: AgentReport,
     /// This node, as others see it.
     pub node: NodeReport,
+    /// Every relay of the Mesh, the preferred one first.
+    #[serde(default)]
+    pub relays: Vec<RelayReport>,
     /// Every document of the manifest folder, and every file that could not be read.
     pub manifests: Vec<ManifestStatus>,
     /// Every Peer in force.
@@ -45,6 +48,20 @@ pub struct NodeReport {
     pub home_relay: Option<String>,
     /// The NAT in front of it.
     pub nat: NatReport,
+}
+
+/// A connection to a relay.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayReport {
+    /// Its URL.
+    pub url: String,
+    /// Whether it is connected now.
+    pub connected: bool,
+    /// Round trip on the connection, in microseconds.
+    pub rtt_micros: Option<u64>,
+    /// Why it is not connected, or what it complains about.
+    pub problem: Option<String>,
 }
 
 /// What is known about the NAT in front of a node.
@@ -257,7 +274,7 @@ impl Reason {
                 "no STUN server answers; check stunPort of the Mesh's relays and that UDP to them is allowed"
             }
             Self::PeerUnreachable => {
-                "the remote node answers nowhere; check that its agent runs and that its Peer names this node's key"
+                "the remote node answers nowhere; check that its agent runs, that its Peer names this node's key, and that the relay admits it"
             }
             Self::RelayUnreachable => {
                 "no relay can be reached; check the URLs in the Mesh and that TCP to them is allowed"

@@ -148,7 +148,7 @@ pub enum Endpoint {
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The TUN device cannot be opened.
-    #[error("cannot open the device {device}: {source}{hint}", hint = device_hint(source))]
+    #[error("cannot open the device {device}{hint}", hint = device_hint(source))]
     Device {
         /// Its name.
         device: String,
@@ -156,9 +156,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The UDP port cannot be bound.
-    #[error(
-        "cannot bind UDP port {port}: {source}; end what uses it, or set spec.listenPort of the Mesh"
-    )]
+    #[error("cannot bind UDP port {port}; end what uses it, or set spec.listenPort of the Mesh")]
     Port {
         /// The port.
         port: u16,
@@ -319,7 +317,9 @@ fn spawn_threads(shared: &Arc<Shared>, device: String) -> io::Result<Vec<JoinHan
 
 fn device_hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(nix::libc::EBUSY) => "; another process holds it",
+        Some(nix::libc::EBUSY) => {
+            "; another process holds it, perhaps a second agent on this host: stop one"
+        }
         Some(nix::libc::ENOENT) => "; load the tun module and make /dev/net/tun available",
         Some(nix::libc::EPERM | nix::libc::EACCES) => "; run as root or with CAP_NET_ADMIN",
         _ => "",

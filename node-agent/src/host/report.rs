@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use api::{
     Filtering, Mapping, NatReport, PathKind, PathReport, PeerConfig, PeerNode, PeerReport, Reason,
+    RelayReport,
 };
 use arc_swap::ArcSwapOption;
 use derp::NodeKey;
@@ -16,7 +17,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use traversal::PathState;
-use tunnel::{Endpoint, NodeStatus, Tunnel};
+use tunnel::{Endpoint, NodeStatus, RelayStatus, Tunnel};
 
 use crate::{Reporter, Snapshot};
 
@@ -74,6 +75,7 @@ impl View {
         Snapshot {
             listen_port: Some(self.port),
             home_relay: status.home_relay.as_ref().map(ToString::to_string),
+            relays: status.relays.iter().map(relay).collect(),
             nat: nat(&status.nat),
             peers: self
                 .peers
@@ -106,14 +108,21 @@ fn path(node: &PeerNode, status: &NodeStatus, mtu: u16) -> PathReport {
             Endpoint::Socket(address) => address.to_string(),
             Endpoint::Relay(url) => url.to_string(),
         }),
-        rtt_micros: status
-            .rtt
-            .map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+        rtt_micros: status.rtt.map(micros),
         path_since: status.path_since.and_then(timestamp),
         last_handshake: status.handshake.and_then(timestamp),
         rx_bytes: status.rx_bytes,
         tx_bytes: status.tx_bytes,
         mtu,
+    }
+}
+
+fn relay(status: &RelayStatus) -> RelayReport {
+    RelayReport {
+        url: status.url.to_string(),
+        connected: status.connected,
+        rtt_micros: status.rtt.map(micros),
+        problem: status.problem.clone(),
     }
 }
 
@@ -157,6 +166,10 @@ fn reason(reason: traversal::Reason) -> Reason {
         traversal::Reason::BudgetSpent => Reason::BudgetSpent,
         traversal::Reason::Idle => Reason::Idle,
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn timestamp(at: SystemTime) -> Option<Timestamp> {

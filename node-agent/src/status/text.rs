@@ -1,6 +1,8 @@
 //! The status for people.
 
-use api::{Filtering, ManifestStatus, Mapping, PathReport, PeerReport, Reason, Status};
+use api::{
+    Filtering, ManifestStatus, Mapping, PathReport, PeerReport, Reason, RelayReport, Status,
+};
 use jiff::Timestamp;
 
 /// Renders the status as it is at `now`.
@@ -24,7 +26,7 @@ fn head(status: &Status, now: Timestamp) -> Vec<String> {
     } else {
         reflexive.join(", ")
     };
-    vec![
+    let mut lines = vec![
         format!(
             "agent     {}, up {}",
             status.agent.version,
@@ -32,17 +34,36 @@ fn head(status: &Status, now: Timestamp) -> Vec<String> {
         ),
         format!("key       {}", node.public_key),
         format!("port      {}/udp", node.listen_port),
-        format!(
-            "relay     {}",
-            node.home_relay.as_deref().unwrap_or("not connected")
-        ),
+    ];
+    lines.extend(relays(&status.relays));
+    lines.extend([
         format!(
             "NAT       {}, {}",
             mapping(node.nat.mapping),
             filtering(node.nat.filtering)
         ),
         format!("seen as   {seen}"),
-    ]
+    ]);
+    lines
+}
+
+fn relays(relays: &[RelayReport]) -> Vec<String> {
+    if relays.is_empty() {
+        return vec!["relay     none: no Mesh in force names one".to_owned()];
+    }
+    let line = |relay: &RelayReport| {
+        let problem = relay.problem.as_deref();
+        match (relay.connected, relay.rtt_micros) {
+            (true, Some(micros)) => format!("relay     {}, {}", relay.url, rtt(micros)),
+            (true, None) => format!("relay     {}", relay.url),
+            (false, _) => format!(
+                "relay     {}, not connected: {}",
+                relay.url,
+                problem.unwrap_or("connecting")
+            ),
+        }
+    };
+    relays.iter().map(line).collect()
 }
 
 fn peers(peers: &[PeerReport], now: Timestamp) -> Vec<String> {
@@ -245,6 +266,20 @@ mod tests {
                 home_relay: None,
                 nat: NatReport::default(),
             },
+            relays: vec![
+                RelayReport {
+                    url: "http://203.0.113.20:8080".to_owned(),
+                    connected: true,
+                    rtt_micros: Some(400),
+                    problem: None,
+                },
+                RelayReport {
+                    url: "https://relay.example".to_owned(),
+                    connected: false,
+                    rtt_micros: None,
+                    problem: Some("not admitted".to_owned()),
+                },
+            ],
             manifests: vec![ManifestStatus {
                 kind: Some("Peer".to_owned()),
                 name: Some("osaka".to_owned()),
@@ -277,6 +312,8 @@ mod tests {
         let text = text(&status, now);
         for part in [
             "tokyo  tokyo-1  relay  1.2 ms  0s     2.0 KiB   0 B   http://203.0.113.20:8080  UdpBlocked\n",
+            "relay     http://203.0.113.20:8080, 0.4 ms\n",
+            "relay     https://relay.example, not connected: not admitted\n",
             "  UdpBlocked: one side can send no UDP",
             "refused: Peer osaka\n  peers.yaml[1] spec.nodes[0].publicKey: BadKey: no\n",
         ] {

@@ -48,6 +48,8 @@ struct Connection {
     client: Client,
     rtt: Option<Duration>,
     problem: Option<String>,
+    /// What the relay complains about.
+    told: Option<String>,
 }
 
 impl Relays {
@@ -143,7 +145,7 @@ impl Relays {
             url: one.spec.url.clone(),
             connected: one.link.is_connected(),
             rtt: one.rtt,
-            problem: one.problem.clone(),
+            problem: one.problem.clone().or_else(|| one.told.clone()),
         };
         self.connections.iter().map(status).collect()
     }
@@ -174,6 +176,7 @@ impl Relays {
             client,
             rtt: None,
             problem: None,
+            told: None,
         }
     }
 }
@@ -184,7 +187,7 @@ impl Connection {
             Event::Connected { handshake, .. } => {
                 tracing::info!(relay = %self.spec.url, ms = handshake.as_millis(), "relay connected");
                 self.link.connected.store(true, Ordering::Release);
-                self.problem = None;
+                (self.problem, self.told) = (None, None);
                 Outcome {
                     changed: true,
                     connected: true,
@@ -193,12 +196,14 @@ impl Connection {
             }
             Event::Disconnected { error } => {
                 let was = self.link.connected.swap(false, Ordering::AcqRel);
-                if was || self.problem.is_none() {
-                    tracing::warn!(relay = %self.spec.url, %error, "relay not connected");
+                // What the relay said last is why it then closed the connection.
+                let problem = self.told.take().unwrap_or(error);
+                if was || self.problem.as_ref() != Some(&problem) {
+                    tracing::warn!(relay = %self.spec.url, problem, "relay not connected");
                 }
-                self.problem.get_or_insert(error);
+                self.problem = Some(problem);
                 Outcome {
-                    changed: was,
+                    changed: true,
                     ..Outcome::default()
                 }
             }
@@ -211,12 +216,8 @@ impl Connection {
                 ..Outcome::default()
             },
             Event::Health(problem) => {
-                self.problem = Some(problem).filter(|text| !text.is_empty());
-                // Refused clients are told why before the connection closes.
-                Outcome {
-                    changed: true,
-                    ..Outcome::default()
-                }
+                self.told = Some(problem).filter(|text| !text.is_empty());
+                Outcome::default()
             }
             Event::Rtt(rtt) => {
                 self.rtt = Some(rtt);
