@@ -129,7 +129,7 @@ impl Engine for Host {
             desired: desired(mesh, accepted, running),
         };
         let obeyed = self.keeper.obey(order).await;
-        // A Peer in the status means that its routes stand: what is sent to it no longer leaves in the clear.
+        // Peers enter the status after the host has been told of them: only then do their routes stand.
         self.view.store(Some(Arc::new(View {
             tunnel,
             peers: accepted.peers.clone(),

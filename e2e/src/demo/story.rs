@@ -72,19 +72,23 @@ pub(super) fn tell(demo: Demo, screen: &mut Screen) -> Result<()> {
 }
 
 fn picture(pair: &Pair, screen: &mut Screen) -> Result<()> {
-    let mut lines = Vec::new();
-    for (side, name, corner) in [(&pair.a, NAMES[0], '┐'), (&pair.b, NAMES[1], '┘')] {
-        let site = &side.site;
-        let nat = screen.strong(site.nat.name());
-        let about = screen.dim(&format!("({})", site.nat.description()));
-        lines.push(format!(
-            "{name:<7} pod {} ── node ── {nat} {} ──{corner} {about}",
-            side.pod()?.ip,
+    let left = |side: &Side, name: &str| -> Result<String> {
+        let (pod, site) = (side.pod()?.ip, &side.site);
+        Ok(format!(
+            "{name:<7} pod {pod} ── node ── {} {} ",
+            site.nat.name(),
             site.wan
-        ));
-    }
-    let relay = screen.strong(&pair.relay.url());
-    lines.insert(1, format!("{:42}relay {relay} ──┤", ""));
+        ))
+    };
+    let (a, b) = (left(&pair.a, NAMES[0])?, left(&pair.b, NAMES[1])?);
+    let width = a.chars().count().max(b.chars().count()) + 2;
+    let about = |side: &Side| screen.dim(&format!("({})", side.site.nat.description()));
+    let relay = format!("relay {} ", pair.relay.url());
+    let lines = [
+        format!("{a:─<width$}┐ {}", about(&pair.a)),
+        format!("{:>width$}┤", format!("{relay}──")),
+        format!("{b:─<width$}┘ {}", about(&pair.b)),
+    ];
     screen.block(&lines.join("\n"))?;
     Ok(())
 }
@@ -111,7 +115,7 @@ fn ping(pair: &Pair) -> Result<Pinger> {
 
 fn manifests(pair: &Pair, screen: &mut Screen) -> Result<()> {
     screen.title("What the agents are given")?;
-    for (side, name, corner) in [(&pair.a, NAMES[0], '┐'), (&pair.b, NAMES[1], '┘')] {
+    for (side, name) in [(&pair.a, NAMES[0]), (&pair.b, NAMES[1])] {
         for file in ["mesh.yaml", "peer.yaml"] {
             let text = std::fs::read_to_string(side.agent.manifests().join(file))?;
             let head = screen.dim(&format!("# {name}: {file}"));
@@ -377,7 +381,7 @@ fn carry(pair: &Pair, pinger: &Pinger, screen: &mut Screen) -> Result<()> {
 }
 
 fn statuses(pair: &Pair, screen: &mut Screen) -> Result<()> {
-    for (side, name, corner) in [(&pair.a, NAMES[0], '┐'), (&pair.b, NAMES[1], '┘')] {
+    for (side, name) in [(&pair.a, NAMES[0]), (&pair.b, NAMES[1])] {
         screen.title(&format!("culvert-agent status, in {name}"))?;
         screen.block(&side.agent.status_text()?)?;
     }
