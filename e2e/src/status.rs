@@ -47,6 +47,13 @@ impl Status {
             .context("the status is not JSON")
     }
 
+    /// URLs of the relays that are connected.
+    pub fn connected_relays(&self) -> Result<Vec<String>> {
+        let relays = array(&self.0, "/relays")?.iter();
+        let connected = relays.filter(|relay| relay["connected"] == Value::Bool(true));
+        Ok(connected.filter_map(|relay| text(relay, "url")).collect())
+    }
+
     /// The only remote node of a peer.
     pub fn path_to(&self, peer: &str) -> Result<PathState> {
         let peers = array(&self.0, "/peers")?;

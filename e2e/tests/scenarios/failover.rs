@@ -52,6 +52,18 @@ impl<'a> Both<'a> {
     }
 }
 
+/// Both sites hold a connection to both relays. A connection backs off after a death.
+fn both_connected(pair: &Pair) -> Result<()> {
+    for side in [&pair.a, &pair.b] {
+        wait_for(Duration::from_secs(15), "both relays", || {
+            let connected = side.agent.status()?.connected_relays()?;
+            ensure!(connected.len() == 2, "connected: {connected:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 #[test]
 fn another_relay_takes_over() -> Result<()> {
     let mut pair = Pair::behind("relays", Profile::Symmetric, Profile::Symmetric)?;
@@ -64,8 +76,7 @@ fn another_relay_takes_over() -> Result<()> {
     }
     pair.establish("relay")?;
     let endpoint = |side: &Side| side.path()?.endpoint.context("a relayed path has an end");
-    // Both connect to both, whichever was first.
-    thread::sleep(Duration::from_secs(2));
+    both_connected(&pair)?;
     for turn in ["first", "second"] {
         let used = [endpoint(&pair.a)?, endpoint(&pair.b)?];
         figure(
@@ -86,8 +97,7 @@ fn another_relay_takes_over() -> Result<()> {
             ensure!(endpoint(side)? != dead, "{} is on {dead}", side.site.name);
         }
         dying.resume()?;
-        // Connections back off after a death.
-        thread::sleep(Duration::from_secs(5));
+        both_connected(&pair)?;
     }
     pair.finish()
 }
