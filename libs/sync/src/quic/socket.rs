@@ -1,0 +1,348 @@
+//! A socket for QUIC whose addresses stand for keys, and whose wires are relays.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use derp::NodeKey;
+use derp::client::{Frame, Inbox, Outbox};
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
+
+/// The longest datagram that is taken.
+pub(super) const MAX_DATAGRAM: u16 = 16 << 10;
+/// Datagrams of one peer that wait to be read.
+const MAX_PER_PEER: usize = 256;
+/// Bytes of all peers that wait to be read.
+const MAX_BYTES: usize = 4 << 20;
+/// Round trips to assume: at least, when nothing is known, at most (RFC 9002's own assumption).
+const RTT_BOUNDS: [Duration; 3] = [
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_millis(333),
+];
+
+/// Between keys and addresses, and between QUIC and the relays. Peers that are not pinned do not exist here: nothing that
+/// they send goes any further.
+#[derive(Debug, Default)]
+pub(crate) struct Switch {
+    routes: RwLock<Routes>,
+    queue: Mutex<Queue>,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Routes {
+    addresses: HashMap<NodeKey, SocketAddr>,
+    peers: HashMap<SocketAddr, Peer>,
+    relays: BTreeMap<u64, Relay>,
+    /// Addresses are never used again.
+    next_address: u64,
+    next_relay: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    key: NodeKey,
+    /// The relay through which it spoke last.
+    heard: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Relay {
+    outbox: Arc<Outbox>,
+    connected: bool,
+    rtt: Option<Duration>,
+}
+
+/// What has arrived and is not read yet.
+#[derive(Debug, Default)]
+struct Queue {
+    datagrams: VecDeque<(SocketAddr, Vec<u8>)>,
+    bytes: usize,
+    per_peer: HashMap<SocketAddr, usize>,
+    waker: Option<Waker>,
+}
+
+impl Switch {
+    /// Gives a key an address, from which it is heard from now on.
+    pub(crate) fn pin(&self, key: NodeKey) -> SocketAddr {
+        let mut routes = self.write();
+        routes.next_address += 1;
+        let address = address(routes.next_address);
+        routes.addresses.insert(key, address);
+        routes.peers.insert(address, Peer { key, heard: None });
+        address
+    }
+
+    /// The key is no longer heard. It can be told so until [`Self::forget`].
+    pub(crate) fn unpin(&self, key: &NodeKey) {
+        self.write().addresses.remove(key);
+    }
+
+    /// Nothing is sent to this address any more.
+    pub(crate) fn forget(&self, address: SocketAddr) {
+        self.write().peers.remove(&address);
+    }
+
+    /// The key behind an address.
+    pub(crate) fn key_of(&self, address: SocketAddr) -> Option<NodeKey> {
+        self.read().peers.get(&address).map(|peer| peer.key)
+    }
+
+    /// A number for a relay that is to be added.
+    pub(crate) fn next_relay(&self) -> u64 {
+        let mut routes = self.write();
+        routes.next_relay += 1;
+        routes.next_relay
+    }
+
+    /// Adds a relay, not connected yet.
+    pub(crate) fn add_relay(&self, number: u64, outbox: Arc<Outbox>) {
+        let relay = Relay {
+            outbox,
+            connected: false,
+            rtt: None,
+        };
+        self.write().relays.insert(number, relay);
+    }
+
+    /// Removes a relay.
+    pub(crate) fn remove_relay(&self, number: u64) {
+        self.write().relays.remove(&number);
+    }
+
+    /// Whether packets can be sent through a relay.
+    pub(crate) fn set_connected(&self, number: u64, connected: bool) {
+        if let Some(relay) = self.write().relays.get_mut(&number) {
+            relay.connected = connected;
+        }
+    }
+
+    /// The round trip to a relay.
+    pub(crate) fn set_rtt(&self, number: u64, rtt: Duration) {
+        if let Some(relay) = self.write().relays.get_mut(&number) {
+            relay.rtt = Some(rtt);
+        }
+    }
+
+    /// A relay does not know the key any more.
+    pub(crate) fn set_gone(&self, number: u64, key: &NodeKey) {
+        let mut routes = self.write();
+        let Some(address) = routes.addresses.get(key).copied() else {
+            return;
+        };
+        if let Some(peer) = routes.peers.get_mut(&address) {
+            peer.heard.take_if(|heard| *heard == number);
+        }
+    }
+
+    /// Whether any relay is connected.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.read().relays.values().any(|relay| relay.connected)
+    }
+
+    /// The round trip to assume with a peer: there and back through the slowest relay, whose other side is as far.
+    pub(crate) fn rtt(&self) -> Duration {
+        let [least, unknown, most] = RTT_BOUNDS;
+        let routes = self.read();
+        let relays = routes.relays.values().filter(|relay| relay.connected);
+        let slowest = relays.filter_map(|relay| relay.rtt).max();
+        slowest.map_or(unknown, |rtt| (rtt * 2).clamp(least, most))
+    }
+
+    /// Datagrams that were dropped here: from peers that fill the queue, too long, or to nobody.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn receive(&self, relay: u64, frames: &[Frame<'_>]) {
+        let mut waker = None;
+        for frame in frames {
+            let Some(address) = self.heard(relay, &frame.source) else {
+                continue;
+            };
+            let mut queue = self.queue();
+            if !queue.push(address, frame.bytes) {
+                self.count_drop();
+            }
+            waker = waker.or_else(|| queue.waker.take());
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The address of a key that spoke through this relay.
+    fn heard(&self, relay: u64, key: &NodeKey) -> Option<SocketAddr> {
+        let routes = self.read();
+        let address = *routes.addresses.get(key)?;
+        if routes.peers.get(&address)?.heard != Some(relay) {
+            drop(routes);
+            self.write().peers.get_mut(&address)?.heard = Some(relay);
+        }
+        Some(address)
+    }
+
+    /// Through the relay where the peer was heard; through all while that is not known, or not connected.
+    fn send(&self, transmit: &Transmit<'_>) {
+        let routes = self.read();
+        let Some(peer) = routes.peers.get(&transmit.destination) else {
+            return self.count_drop();
+        };
+        let segment = transmit.segment_size.unwrap_or(0);
+        let heard = peer.heard.and_then(|number| routes.relays.get(&number));
+        if let Some(relay) = heard.filter(|relay| relay.connected) {
+            return relay.outbox.push(&peer.key, transmit.contents, segment);
+        }
+        for relay in routes.relays.values().filter(|relay| relay.connected) {
+            relay.outbox.push(&peer.key, transmit.contents, segment);
+        }
+    }
+
+    fn count_drop(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Routes> {
+        self.routes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Routes> {
+        self.routes.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    /// Adds a datagram; says whether there was room.
+    fn push(&mut self, from: SocketAddr, bytes: &[u8]) -> bool {
+        let held = self.per_peer.get(&from).copied().unwrap_or(0);
+        if bytes.len() > usize::from(MAX_DATAGRAM)
+            || held >= MAX_PER_PEER
+            || self.bytes + bytes.len() > MAX_BYTES
+        {
+            return false;
+        }
+        self.bytes += bytes.len();
+        self.per_peer.insert(from, held + 1);
+        self.datagrams.push_back((from, bytes.to_vec()));
+        true
+    }
+
+    fn pop(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        let (from, bytes) = self.datagrams.pop_front()?;
+        self.bytes -= bytes.len();
+        let held = self.per_peer.remove(&from).unwrap_or(0);
+        if held > 1 {
+            self.per_peer.insert(from, held - 1);
+        }
+        Some((from, bytes))
+    }
+}
+
+/// Takes what one relay delivers.
+#[derive(Debug)]
+pub(crate) struct LinkInbox {
+    switch: Arc<Switch>,
+    relay: u64,
+}
+
+impl LinkInbox {
+    pub(crate) fn new(switch: Arc<Switch>, relay: u64) -> Self {
+        Self { switch, relay }
+    }
+}
+
+impl Inbox for LinkInbox {
+    fn receive(&self, frames: &[Frame<'_>]) {
+        self.switch.receive(self.relay, frames);
+    }
+}
+
+/// What QUIC takes for a socket. It never fails: an error would end the endpoint, and relays come back.
+#[derive(Debug)]
+pub(super) struct RelaySocket {
+    switch: Arc<Switch>,
+}
+
+impl RelaySocket {
+    pub(super) fn new(switch: Arc<Switch>) -> Self {
+        Self { switch }
+    }
+}
+
+impl AsyncUdpSocket for RelaySocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(AlwaysWritable)
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.switch.send(transmit);
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        context: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let mut queue = self.switch.queue();
+        let mut count = 0;
+        for (buffer, meta) in buffers.iter_mut().zip(metas) {
+            let Some((from, bytes)) = queue.pop() else {
+                break;
+            };
+            // QUIC's buffers hold the longest datagram; one that did not would arrive cut, and be discarded.
+            let length = bytes.len().min(buffer.len());
+            for (to, from) in buffer.iter_mut().zip(&bytes) {
+                *to = *from;
+            }
+            *meta = RecvMeta {
+                addr: from,
+                len: length,
+                stride: length,
+                ecn: None,
+                dst_ip: None,
+            };
+            count += 1;
+        }
+        if count > 0 {
+            return Poll::Ready(Ok(count));
+        }
+        queue.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(address(0))
+    }
+}
+
+/// A relay's outbox takes everything, and drops what is too much.
+#[derive(Debug)]
+struct AlwaysWritable;
+
+impl UdpPoller for AlwaysWritable {
+    fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// An address that no network has (RFC 6666: discard-only).
+fn address(number: u64) -> SocketAddr {
+    let bits = (0x0100_u128 << 112) | u128::from(number);
+    SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::from(bits), 1, 0, 0))
+}
+
+#[cfg(test)]
+mod tests;

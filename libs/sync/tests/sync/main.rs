@@ -1,0 +1,10 @@
+//! Clusters in this process, over real relays on loopback.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails by panicking, like the test"
+)]
+
+mod identities;
+mod linking;
+mod outages;
+mod support;
