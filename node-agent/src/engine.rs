@@ -1,19 +1,33 @@
 //! What the agent drives, and what it learns from it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use api::{Accepted, NatReport, PeerReport, RelayReport, Surroundings};
+use derp::{NodeKey, RelayUrl};
+use jiff::Timestamp;
 use prometheus_client::registry::Registry;
+
+/// What shall be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What is in force.
+    pub accepted: Accepted,
+    /// Remote nodes whose paths are kept up and probed without data, too.
+    pub probed: BTreeSet<NodeKey>,
+    /// Passes for relays of the Mesh that come without one.
+    pub passes: BTreeMap<RelayUrl, String>,
+}
 
 /// Everything that touches the network: tunnels and the host's configuration.
 pub trait Engine: Send {
     /// What this node is surrounded by now. Called twice a second, so it answers from what it has learned.
     fn surroundings(&mut self) -> impl Future<Output = Surroundings> + Send;
 
-    /// Makes the world what is in force. Without a Mesh: revokes and idles. Called again after a failure, and again
-    /// with the same argument now and then, which must disturb nothing.
-    fn apply(&mut self, accepted: &Accepted) -> impl Future<Output = anyhow::Result<()>> + Send;
+    /// Makes the world as planned. Without a Mesh: revokes and idles. Called again after a failure, and again with the
+    /// same argument now and then, which must disturb nothing.
+    fn apply(&mut self, plan: &Plan) -> impl Future<Output = anyhow::Result<()>> + Send;
 
     /// Who tells how things are.
     fn reporter(&self) -> Arc<dyn Reporter>;
@@ -44,4 +58,19 @@ pub struct Snapshot {
     pub nat: NatReport,
     /// Every Peer in force.
     pub peers: Vec<PeerReport>,
+    /// When a probe to a remote node was last answered, for those that ever answered one.
+    pub probed: BTreeMap<NodeKey, Timestamp>,
+    /// How this host is configured.
+    pub host: HostReport,
+}
+
+/// How the host is configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostReport {
+    /// Whether the last attempt made it as wanted; `None` before the first.
+    pub programmed: Option<bool>,
+    /// Why it did not.
+    pub problem: Option<String>,
+    /// What is in the way or missing all the same.
+    pub conditions: Vec<netconf::Condition>,
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use api::{Accepted, MeshConfig, Surroundings};
+use api::{MeshConfig, Surroundings};
 use arc_swap::ArcSwapOption;
 use derp::NodeSecret;
 use netconf::{Desired, Names, Netconf};
@@ -16,7 +16,7 @@ use tunnel::{NodeSpec, RelaySpec, Tunnel, Wanted};
 
 use self::keeper::{Keeper, Order};
 use self::report::{View, ViewReporter};
-use crate::{Engine, Reporter};
+use crate::{Engine, Health, Plan, Reporter};
 
 /// Inner MTU where the Mesh names none: IPv6's minimum, which every path carries.
 const DEFAULT_MTU: u16 = 1_280;
@@ -32,6 +32,8 @@ pub(crate) struct HostConfig {
     pub(crate) offload: bool,
     /// Journal of what was programmed on the host.
     pub(crate) journal: PathBuf,
+    /// Who is told that the keeper's loop turns.
+    pub(crate) health: Arc<Health>,
 }
 
 /// Tunnel and host configuration.
@@ -56,7 +58,7 @@ impl Host {
     pub(crate) async fn open(config: HostConfig) -> anyhow::Result<Self> {
         let netconf = Netconf::open(Names::default(), config.journal.clone()).await?;
         Ok(Self {
-            keeper: Keeper::spawn(netconf),
+            keeper: Keeper::spawn(netconf, Arc::clone(&config.health)),
             config,
             running: None,
             view: Arc::default(),
@@ -106,8 +108,8 @@ impl Engine for Host {
         self.keeper.surroundings()
     }
 
-    async fn apply(&mut self, accepted: &Accepted) -> anyhow::Result<()> {
-        let Some(mesh) = &accepted.mesh else {
+    async fn apply(&mut self, plan: &Plan) -> anyhow::Result<()> {
+        let Some(mesh) = &plan.accepted.mesh else {
             self.stop_tunnel().await;
             return self
                 .keeper
@@ -125,14 +127,14 @@ impl Engine for Host {
             .map_or((self.config.port, DEFAULT_MTU), |one| (one.port, one.mtu));
         let order = Order {
             tunnel: Some(Arc::downgrade(&tunnel)),
-            wanted: wanted(mesh, accepted),
-            desired: desired(mesh, accepted, running),
+            wanted: wanted(mesh, plan),
+            desired: desired(mesh, plan, running),
         };
         let obeyed = self.keeper.obey(order).await;
         // Peers enter the status after the host has been told of them: only then do their routes stand.
         self.view.store(Some(Arc::new(View {
             tunnel,
-            peers: accepted.peers.clone(),
+            peers: plan.accepted.peers.clone(),
             port: running.0,
             mtu: running.1,
         })));
@@ -140,7 +142,10 @@ impl Engine for Host {
     }
 
     fn reporter(&self) -> Arc<dyn Reporter> {
-        Arc::new(ViewReporter(Arc::clone(&self.view)))
+        Arc::new(ViewReporter {
+            view: Arc::clone(&self.view),
+            host: self.keeper.report(),
+        })
     }
 
     async fn stop(&mut self) {
@@ -160,13 +165,13 @@ fn nothing() -> Desired {
     }
 }
 
-fn desired(mesh: &MeshConfig, accepted: &Accepted, (port, mtu): (u16, u16)) -> Desired {
-    let prefixes = accepted
-        .peers
+fn desired(mesh: &MeshConfig, plan: &Plan, (port, mtu): (u16, u16)) -> Desired {
+    let peers = &plan.accepted.peers;
+    let prefixes = peers
         .iter()
         .flat_map(|peer| &peer.nodes)
         .flat_map(|node| &node.prefixes);
-    let allowed = accepted.peers.iter().flat_map(|peer| &peer.allowed_cidrs);
+    let allowed = peers.iter().flat_map(|peer| &peer.allowed_cidrs);
     Desired {
         mtu: u32::from(mtu),
         listen_port: port,
@@ -179,11 +184,17 @@ fn desired(mesh: &MeshConfig, accepted: &Accepted, (port, mtu): (u16, u16)) -> D
     }
 }
 
-fn wanted(mesh: &MeshConfig, accepted: &Accepted) -> Wanted {
+fn wanted(mesh: &MeshConfig, plan: &Plan) -> Wanted {
     let relay = |relay: &api::RelayConfig| RelaySpec {
         url: relay.url.clone(),
+        dial: relay.dial.clone(),
         stun_port: relay.stun_port,
         ca_bundle: relay.ca_bundle.clone(),
+        pass: relay
+            .pass
+            .as_ref()
+            .or_else(|| plan.passes.get(&relay.url))
+            .cloned(),
     };
     let node = |node: &api::PeerNode| NodeSpec {
         key: node.public_key,
@@ -192,12 +203,14 @@ fn wanted(mesh: &MeshConfig, accepted: &Accepted) -> Wanted {
     };
     Wanted {
         relays: mesh.relays.iter().map(relay).collect(),
-        nodes: accepted
+        nodes: plan
+            .accepted
             .peers
             .iter()
             .flat_map(|peer| &peer.nodes)
             .map(node)
             .collect(),
+        probed: plan.probed.clone(),
         local: mesh.own_prefixes().collect(),
         ..Wanted::default()
     }

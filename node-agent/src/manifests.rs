@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use api::{FileRead, FolderRead, MAX_FILE_BYTES};
 use nix::fcntl::OFlag;
 
+use crate::{Read as SourceRead, Source};
+
 /// Looks after which a file is taken as it is, though it still changes.
 const PATIENCE: u8 = 3;
 
@@ -116,6 +118,16 @@ impl Watcher {
                 Some(stamp) => file.take(&self.folder, name, stamp),
             }
         }
+    }
+}
+
+impl Source for Watcher {
+    async fn changed(&mut self) {
+        std::future::pending().await
+    }
+
+    fn look(&mut self) -> Option<SourceRead> {
+        Self::look(self).map(SourceRead::from)
     }
 }
 

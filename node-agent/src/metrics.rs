@@ -1,11 +1,9 @@
 //! Metrics over HTTP, for Prometheus.
 //!
-//! `GET /metrics` and `GET /healthz`, one request a connection, and no more of HTTP than that takes.
+//! `GET /metrics` and `GET /healthz`.
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use api::{PathKind, Status};
@@ -15,18 +13,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 
 use crate::StatusSource;
+use crate::http::{self, Page, Site};
 
-/// Connections served at a time.
-const CONNECTIONS: usize = 16;
-/// How long one may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest request, in bytes.
-const MAX_REQUEST: usize = 8192;
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Serves metrics.
@@ -42,7 +33,7 @@ impl MetricsServer {
     ///
     /// The address cannot be used.
     pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address).await;
+        let listener = http::bind(address).await;
         let listener = listener.with_context(|| {
             format!("cannot serve metrics at {address}; give --metrics a free port of this host")
         })?;
@@ -60,81 +51,29 @@ impl MetricsServer {
 
     /// Answers until it is dropped.
     pub async fn serve(self, source: StatusSource) {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-                return;
-            };
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let source = source.clone();
-                    tokio::spawn(async move {
-                        let answered =
-                            tokio::time::timeout(PATIENCE, answer(stream, &source)).await;
-                        tracing::trace!(?answered, "metrics asked for");
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    // Most likely no file descriptor is left; the next moment may be better.
-                    tracing::warn!(%error, "cannot accept a connection for metrics");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-            }
-        }
+        http::serve(self.listener, source).await;
     }
 }
 
-async fn answer(mut stream: TcpStream, source: &StatusSource) -> io::Result<()> {
-    let request = read_request(&mut stream).await?;
-    let (status, kind, body) = match path(&request) {
-        Some("/metrics") => match render(source, &source.status().await) {
-            Ok(text) => ("200 OK", METRICS_TYPE, text),
-            Err(error) => (
-                "500 Internal Server Error",
-                "text/plain",
-                format!("{error}\n"),
-            ),
-        },
-        Some("/healthz") => ("200 OK", "text/plain", "ok\n".to_owned()),
-        Some(_) => (
-            "404 Not Found",
-            "text/plain",
-            "there are /metrics and /healthz\n".to_owned(),
-        ),
-        None => (
-            "400 Bad Request",
-            "text/plain",
-            "only GET is understood\n".to_owned(),
-        ),
-    };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(body.as_bytes()).await?;
-    stream.shutdown().await
-}
-
-async fn read_request(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut request = Vec::new();
-    while !request.windows(4).any(|window| window == b"\r\n\r\n") {
-        if request.len() >= MAX_REQUEST || stream.read_buf(&mut request).await? == 0 {
-            return Err(io::ErrorKind::InvalidData.into());
+impl Site for StatusSource {
+    async fn page(&self, path: &str) -> Option<Page> {
+        match path {
+            "/metrics" => Some(match render(self, &self.status().await) {
+                Ok(body) => Page {
+                    status: "200 OK",
+                    kind: METRICS_TYPE,
+                    body,
+                },
+                Err(error) => Page::text("500 Internal Server Error", &error.to_string()),
+            }),
+            "/healthz" => Some(Page::text("200 OK", "ok")),
+            _ => None,
         }
     }
-    Ok(request)
-}
 
-fn path(request: &[u8]) -> Option<&str> {
-    let line = request.split(|byte| *byte == b'\r').next()?;
-    let mut words = std::str::from_utf8(line)
-        .ok()?
-        .strip_prefix("GET ")?
-        .split(' ');
-    let path = words.next()?;
-    Some(path.split_once('?').map_or(path, |(path, _)| path))
+    fn index(&self) -> &'static str {
+        "there are /metrics and /healthz"
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

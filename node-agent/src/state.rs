@@ -6,14 +6,19 @@
 //! | `port` | UDP port of direct paths; made once |
 //! | `manifests.json` | last good state of every object |
 //! | `host.json` | what was changed on the host, kept by `netconf` |
+//! | `identity` | cluster identity of a host that has joined a mesh, base64, mode 0600; made once |
+//! | `joined/` | manifests that `culvert-agent join` has written |
+//! | `memberships.json` | what lets this host use its peers' relays, and how often it has been started |
 //! | `lock` | locked by the running agent, holds its process id |
 //! | `agent.sock` | socket for `culvert-agent status` |
 //!
 //! Only its owner can look into it. Files are replaced in one step, so that a crash leaves the old one or the new one.
 
 mod file;
+mod joined;
 mod lock;
 
+pub(crate) use joined::{JOINED, Memberships};
 pub use lock::Lock;
 
 use std::fs::{self, DirBuilder, Permissions};
@@ -71,6 +76,12 @@ pub enum StateError {
         path: PathBuf,
         /// What the system says.
         cause: io::Error,
+    },
+    /// The file of the host's identity holds none.
+    #[error("{} holds no identity; restore it, or remove it and join again with a new token", .path.display())]
+    Identity {
+        /// The file.
+        path: PathBuf,
     },
     /// The key file holds no key.
     #[error("{} holds no private key; restore it, or remove it to get a new key with `culvert-agent keygen` and tell the other sites", .path.display())]
@@ -209,8 +220,8 @@ impl StateFolder {
         Lock::take(&self.path, &self.path.join(LOCK))
     }
 
-    /// Removes what the agent keeps here. The key and the port stay unless `purge`, which also removes the folder
-    /// if nothing foreign is in it. The caller holds the lock.
+    /// Removes what the agent keeps here. The key, the port and what joining has brought stay unless `purge`, which also
+    /// removes the folder if nothing foreign is in it. The caller holds the lock.
     ///
     /// # Errors
     ///
@@ -224,8 +235,10 @@ impl StateFolder {
         for name in names {
             file::remove(&self.path.join(name))?;
         }
-        if purge && let Err(error) = fs::remove_dir(&self.path) {
-            tracing::warn!(folder = %self.path.display(), %error, "the state folder is not empty and stays");
+        if purge {
+            self.forget_joining()?;
+            file::remove_left_over(&self.path);
+            remove_folder(&self.path);
         }
         Ok(())
     }
@@ -234,6 +247,18 @@ impl StateFolder {
 /// The socket of an agent whose state folder is `folder`.
 pub(crate) fn socket_in(folder: &Path) -> PathBuf {
     folder.join(SOCKET)
+}
+
+/// In a container the folder is a mount, which only its host can remove.
+fn remove_folder(path: &Path) {
+    let Err(error) = fs::remove_dir(path) else {
+        return;
+    };
+    if error.kind() == io::ErrorKind::ResourceBusy {
+        tracing::info!(folder = %path.display(), "the state folder is empty; it is mounted here and stays");
+    } else {
+        tracing::warn!(folder = %path.display(), %error, "the state folder is not empty and stays");
+    }
 }
 
 /// Takes the rights of others away, and makes sure that we may write.

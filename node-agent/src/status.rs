@@ -27,7 +27,7 @@ impl ManifestBoard {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = statuses.into();
     }
 
-    fn read(&self) -> Arc<[ManifestStatus]> {
+    pub(crate) fn read(&self) -> Arc<[ManifestStatus]> {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -144,6 +144,18 @@ fn wrong_usage_is_told_apart_from_failure() {
         &["frobnicate"][..],
         &["keygen"],
         &["run", "--state", "x"],
+        &[
+            "run",
+            "--state",
+            "x",
+            "--kubernetes",
+            "--manifests",
+            "m",
+            "--node",
+            "n",
+        ],
+        &["join", "--state", "x"],
+        &["cleanup", "--state", "x", "--health", "127.0.0.1:0"],
         &["status", "--state", "x", "-o", "xml"],
         &[],
     ] {
@@ -177,7 +189,9 @@ fn help_teaches() {
             &["run", "--help"],
             "culvert-agent run --manifests /etc/culvert --state",
         ),
-        (&["cleanup", "--help"], "--purge"),
+        (&["run", "--help"], "--kubernetes --node"),
+        (&["join", "--help"], "kubectl culvert invite --host"),
+        (&["cleanup", "--help"], "--purge --then-wait"),
         (&["status", "--help"], "as JSON"),
         (&["keygen", "--help"], "44 characters"),
     ] {
@@ -187,5 +201,33 @@ fn help_teaches() {
             output.status.success() && text.contains(expected),
             "{words:?}: {text}"
         );
+    }
+}
+
+#[test]
+fn a_bad_token_fails_with_a_hint_shows_nothing_of_it_and_makes_nothing() {
+    let folder = TempDir::new().expect("a folder");
+    let state = folder.path().join("state");
+    let file = folder.path().join("token");
+    fs::write(&file, "cvt1.c2VjcmV0c2VjcmV0\n").expect("written");
+    for (words, hint) in [
+        (&["--token-file", path(&file)][..], "token"),
+        (&["hello-secret"], "cvt1."),
+        (&["--token-file", "/nonexistent"], "cannot read the token"),
+    ] {
+        let words = [
+            &["join", "--state", path(&state), "--log-level", "trace"],
+            words,
+        ]
+        .concat();
+        let output = call(&words);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+        let told = stderr(&output);
+        assert!(told.contains(hint), "{told}");
+        assert!(
+            !told.contains("c2VjcmV0") && !told.contains("hello-secret"),
+            "{told}"
+        );
+        assert!(!state.exists());
     }
 }

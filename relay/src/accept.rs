@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::bucket::{Buckets, Rate, source};
 use crate::conn::{self, Agreed, Transport};
+use crate::denylist;
 use crate::http::{self, HeadError, Request, Upgrade};
 use crate::metrics::Reject;
 use crate::server::Context;
@@ -235,6 +236,11 @@ async fn agree_http(
         Upgrade::WebSocket { key } if wants_derp => {
             let agreed = agree_websocket(stream, key, rest).await;
             agreed.map(Some).map_err(|_| None)
+        }
+        Upgrade::None if denylist::is_for(&request) => {
+            // It is rare, and what it holds would make the future of every connection larger.
+            let answered = Box::pin(denylist::put(context, stream, &request, rest)).await;
+            answered.map(|()| None).map_err(|_| None)
         }
         Upgrade::None | Upgrade::Derp | Upgrade::WebSocket { .. } => {
             say(&mut stream, &http::respond(&request)).await;

@@ -1,12 +1,27 @@
 //! Who may use the relay.
+//!
+//! Let in is whoever proves a key that is on a line of the admit file, is the relay key of an owner (a `cluster:` line),
+//! or shows a pass that leads back to an owner. An owner's deny list takes out whom its own passes let in, and the lines
+//! of nodes, but neither passes by way of another owner nor the owners themselves.
 
-use std::collections::HashSet;
+mod list;
+
+#[cfg(test)]
+mod tests;
+
+pub use list::BadLine;
+
+use std::collections::HashMap;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use derp::{ClusterKey, ClusterKeyError, KeyError, NodeKey};
+use derp::pass::{self, Admitted, DenyList, PassError, Scope};
+use derp::{ClusterIdentity, NodeKey, Refusal};
+
+use list::List;
 
 /// The largest file in bytes: room for some 100,000 keys with comments.
 const MAX_FILE: usize = 8 << 20;
@@ -47,31 +62,13 @@ pub enum AdmitError {
     },
 }
 
-/// A line that names no key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadLine {
-    /// Not a node key.
-    #[error("line {number}: {error}")]
-    Node {
-        /// The line's number, from 1.
-        number: usize,
-        /// Why it is none.
-        error: KeyError,
-    },
-    /// Not a cluster identity.
-    #[error("line {number}: {error}")]
-    Cluster {
-        /// The line's number, from 1.
-        number: usize,
-        /// Why it is none.
-        error: ClusterKeyError,
-    },
-}
-
 /// The rule in force.
 #[derive(Debug)]
 pub(crate) struct Admission {
     source: Option<Source>,
+    denied: RwLock<HashMap<ClusterIdentity, DenyList>>,
+    /// How wrong clocks may be.
+    skew: Duration,
 }
 
 #[derive(Debug)]
@@ -82,38 +79,89 @@ struct Source {
     changed: Mutex<Option<Vec<u8>>>,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
-struct List {
-    text: Vec<u8>,
-    nodes: HashSet<NodeKey>,
-    clusters: HashSet<ClusterKey>,
+/// How a client was let in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pass: Option<Admitted>,
+    /// The only key that it may exchange packets with; any if there is none.
+    pub(crate) only: Option<NodeKey>,
+    /// When it has to go.
+    pub(crate) ends: Option<SystemTime>,
+}
+
+/// Why a deny list is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DenyRefused {
+    #[error("who has signed this deny list is no owner of this relay")]
+    UnknownOwner,
+    #[error("a deny list of serial {in_force} is in force; give a higher one")]
+    Stale { in_force: u64 },
 }
 
 impl Admission {
     /// Reads the list, if the rule is one.
-    pub(crate) fn new(rule: &AdmitRule) -> Result<Self, AdmitError> {
-        let AdmitRule::File(path) = rule else {
-            return Ok(Self { source: None });
+    pub(crate) fn new(rule: &AdmitRule, skew: Duration) -> Result<Self, AdmitError> {
+        let source = match rule {
+            AdmitRule::Any => None,
+            AdmitRule::File(path) => Some(Source::open(path)?),
         };
-        let list = List::parse(read(path)?).map_err(|bad| AdmitError::Line {
-            path: path.clone(),
-            bad,
-        })?;
-        list.announce();
         Ok(Self {
-            source: Some(Source {
-                path: path.clone(),
-                list: ArcSwap::from_pointee(list),
-                changed: Mutex::default(),
-            }),
+            source,
+            denied: RwLock::default(),
+            skew,
         })
     }
 
-    /// Whether a key may use the relay.
-    pub(crate) fn admits(&self, key: &NodeKey) -> bool {
-        self.source
-            .as_ref()
-            .is_none_or(|source| source.list.load().nodes.contains(key))
+    /// Whether a key may use the relay, with the pass that it shows.
+    pub(crate) fn judge(
+        &self,
+        key: &NodeKey,
+        pass: Option<&str>,
+        now: SystemTime,
+    ) -> Result<Grant, Refusal> {
+        let Some(list) = self.list() else {
+            return Ok(Grant::default());
+        };
+        let shown = pass.map(|text| pass::verify(text, &list.owners, key, self.lenient(now)));
+        self.decide(&list, key, shown)
+    }
+
+    /// Asks again about a client that was let in.
+    pub(crate) fn judge_again(
+        &self,
+        key: &NodeKey,
+        grant: &Grant,
+        now: SystemTime,
+    ) -> Result<Grant, Refusal> {
+        let Some(list) = self.list() else {
+            return Ok(Grant::default());
+        };
+        let shown = grant.pass.map(|pass| {
+            if !list.owners.contains(&pass.owner) {
+                return Err(PassError::UnknownOwner);
+            }
+            let holds = self.lenient(now) < pass.expires;
+            holds.then_some(pass).ok_or(PassError::Expired)
+        });
+        self.decide(&list, key, shown)
+    }
+
+    /// Puts an owner's deny list into force.
+    pub(crate) fn deny(&self, list: DenyList) -> Result<(), DenyRefused> {
+        let owner = list.owner();
+        let known = self.list().is_some_and(|list| list.owners.contains(&owner));
+        if !known {
+            return Err(DenyRefused::UnknownOwner);
+        }
+        let mut denied = self.denied.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(present) = denied.get(&owner)
+            && present.serial() >= list.serial()
+        {
+            let in_force = present.serial();
+            return Err(DenyRefused::Stale { in_force });
+        }
+        denied.insert(owner, list);
+        Ok(())
     }
 
     /// Whether there is a file to look at.
@@ -141,9 +189,93 @@ impl Admission {
         source.list.store(Arc::new(list));
         Ok(true)
     }
+
+    fn list(&self) -> Option<Arc<List>> {
+        self.source.as_ref().map(|source| source.list.load_full())
+    }
+
+    /// The time at which a clock may be that made the pass.
+    fn lenient(&self, now: SystemTime) -> SystemTime {
+        now.checked_sub(self.skew).unwrap_or(UNIX_EPOCH)
+    }
+
+    fn decide(
+        &self,
+        list: &List,
+        key: &NodeKey,
+        shown: Option<Result<Admitted, PassError>>,
+    ) -> Result<Grant, Refusal> {
+        if list.owner_keys.contains(key) {
+            return Ok(Grant::default());
+        }
+        let denied = self.denied.read().unwrap_or_else(PoisonError::into_inner);
+        let is_listed = list.nodes.contains(key);
+        let mut of_owners = denied
+            .values()
+            .filter(|by| list.owners.contains(&by.owner()));
+        if is_listed && !of_owners.any(|by| by.nodes().contains(key)) {
+            return Ok(Grant {
+                pass: shown.and_then(Result::ok),
+                ..Grant::default()
+            });
+        }
+        match shown {
+            Some(Ok(pass))
+                if denied
+                    .get(&pass.owner)
+                    .is_some_and(|by| denies(by, key, &pass)) =>
+            {
+                Err(Refusal::Denied)
+            }
+            Some(Ok(pass)) => Ok(self.grant(pass)),
+            Some(Err(_)) | None if is_listed => Err(Refusal::Denied),
+            Some(Err(error)) => Err(refusal(error)),
+            None => Err(Refusal::NotAdmitted),
+        }
+    }
+
+    fn grant(&self, pass: Admitted) -> Grant {
+        Grant {
+            pass: Some(pass),
+            only: match pass.scope {
+                Scope::Mesh => None,
+                Scope::Lobby => Some(pass.owner.relay_key()),
+            },
+            ends: pass.expires.checked_add(self.skew),
+        }
+    }
+}
+
+impl Grant {
+    /// In the lobby of the owner with this relay key.
+    #[cfg(test)]
+    pub(crate) fn lobby(owner: NodeKey) -> Self {
+        Self {
+            only: Some(owner),
+            ..Self::default()
+        }
+    }
+
+    /// Whether it may come to an end, or another scope, by time alone.
+    pub(crate) fn has_pass(&self) -> bool {
+        self.pass.is_some()
+    }
 }
 
 impl Source {
+    fn open(path: &Path) -> Result<Self, AdmitError> {
+        let list = List::parse(read(path)?).map_err(|bad| AdmitError::Line {
+            path: path.to_owned(),
+            bad,
+        })?;
+        list.announce();
+        Ok(Self {
+            path: path.to_owned(),
+            list: ArcSwap::from_pointee(list),
+            changed: Mutex::default(),
+        })
+    }
+
     /// Whether the text is another than that in force, and the same as when the file was read before.
     fn has_settled(&self, text: &[u8]) -> bool {
         let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,52 +291,18 @@ impl Source {
     }
 }
 
-impl List {
-    fn parse(text: Vec<u8>) -> Result<Self, BadLine> {
-        let mut list = Self::default();
-        for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
-            let number = index + 1;
-            let line = std::str::from_utf8(line).map_err(|_| BadLine::Node {
-                number,
-                error: KeyError::Form,
-            })?;
-            list.add(number, line)?;
-        }
-        list.text = text;
-        Ok(list)
-    }
+fn denies(list: &DenyList, key: &NodeKey, pass: &Admitted) -> bool {
+    list.nodes().contains(key) || list.clusters().contains(&pass.cluster)
+}
 
-    fn add(&mut self, number: usize, line: &str) -> Result<(), BadLine> {
-        let entry = line.split('#').next().unwrap_or_default().trim();
-        if entry.is_empty() {
-            return Ok(());
-        }
-        if entry.starts_with("cluster:") {
-            let cluster = entry
-                .parse()
-                .map_err(|error| BadLine::Cluster { number, error })?;
-            self.clusters.insert(cluster);
-            return Ok(());
-        }
-        let node = entry.strip_prefix("node:").unwrap_or(entry);
-        let key = node
-            .parse()
-            .map_err(|error| BadLine::Node { number, error })?;
-        self.nodes.insert(key);
-        Ok(())
-    }
-
-    fn announce(&self) {
-        tracing::info!(
-            nodes = self.nodes.len(),
-            clusters = self.clusters.len(),
-            "admit list in force"
-        );
-        if !self.clusters.is_empty() {
-            tracing::info!(
-                "passes are not read yet, so the clusters in the admit list admit no node"
-            );
-        }
+fn refusal(error: PassError) -> Refusal {
+    match error {
+        PassError::Expired => Refusal::PassExpired,
+        PassError::UnknownOwner => Refusal::NotAdmitted,
+        PassError::Malformed
+        | PassError::Signature
+        | PassError::WrongKey
+        | PassError::OtherCluster => Refusal::BadPass,
     }
 }
 
@@ -226,128 +324,4 @@ fn read(path: &Path) -> Result<Vec<u8>, AdmitError> {
         return Err(AdmitError::TooLarge { path });
     }
     Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use derp::NodeSecret;
-
-    use super::*;
-
-    fn key(seed: u8) -> NodeKey {
-        NodeSecret::from_bytes([seed; 32]).public()
-    }
-
-    fn parse(text: &str) -> Result<List, BadLine> {
-        List::parse(text.as_bytes().to_vec())
-    }
-
-    #[test]
-    fn all_forms_are_read() {
-        let text = format!(
-            "# who\n\n{}\nnode:{} # berlin\n  nodekey:{}\ncluster:{}\n",
-            key(1),
-            key(2),
-            key(3).to_hex(),
-            key(4)
-        );
-        let list = parse(&text).unwrap();
-        assert_eq!(list.nodes, HashSet::from([key(1), key(2), key(3)]));
-        assert_eq!(list.clusters.len(), 1);
-        let windows = parse(&format!("{}\r\n{}\r\n", key(1), key(2))).unwrap();
-        assert_eq!(windows.nodes.len(), 2);
-    }
-
-    #[test]
-    fn bad_lines_are_named_by_number() {
-        for (text, number) in [("x", 1), ("\n\nnode:AAAA", 3), ("node:nodekey:00", 1)] {
-            assert!(
-                matches!(parse(text), Err(BadLine::Node { number: at, .. }) if at == number),
-                "{text}"
-            );
-        }
-        let weak = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-        assert_eq!(
-            parse(weak),
-            Err(BadLine::Node {
-                number: 1,
-                error: KeyError::Weak
-            })
-        );
-        let not_text = [b"# \n".as_slice(), &[0xff, b'\n']].concat();
-        assert_eq!(
-            List::parse(not_text),
-            Err(BadLine::Node {
-                number: 2,
-                error: KeyError::Form
-            })
-        );
-    }
-
-    #[test]
-    fn bad_clusters_are_named_by_number_and_reason() {
-        for (cluster, error) in [
-            ("short", ClusterKeyError::Form),
-            (
-                "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
-                ClusterKeyError::Weak,
-            ),
-        ] {
-            assert_eq!(
-                parse(&format!("#\ncluster:{cluster}")),
-                Err(BadLine::Cluster { number: 2, error })
-            );
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_too_large_is_refused_and_not_cut() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("admit");
-        let comments = "#".repeat(MAX_FILE);
-        std::fs::write(&path, format!("{comments}\n{}", key(1))).unwrap();
-        let refused = Admission::new(&AdmitRule::File(path));
-        assert!(matches!(refused, Err(AdmitError::TooLarge { .. })));
-    }
-
-    #[test]
-    fn a_file_that_is_being_written_disconnects_nobody() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("admit");
-        std::fs::write(&path, key(1).to_string()).unwrap();
-        let admission = Admission::new(&AdmitRule::File(path.clone())).unwrap();
-        std::fs::write(&path, "").unwrap();
-        assert!(!admission.reload().unwrap());
-        std::fs::write(&path, format!("{}\n{}", key(1), key(2))).unwrap();
-        assert!(!admission.reload().unwrap());
-        assert!(admission.admits(&key(1)) && !admission.admits(&key(2)));
-        assert!(admission.reload().unwrap());
-        assert!(admission.admits(&key(1)) && admission.admits(&key(2)));
-    }
-
-    #[test]
-    fn a_bad_change_leaves_the_list_in_force() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("admit");
-        std::fs::write(&path, key(1).to_string()).unwrap();
-        let admission = Admission::new(&AdmitRule::File(path.clone())).unwrap();
-        assert!(!admission.reload().unwrap());
-        std::fs::write(&path, "nonsense").unwrap();
-        assert!(!admission.reload().unwrap());
-        assert!(admission.reload().is_err());
-        assert!(admission.admits(&key(1)));
-        std::fs::write(&path, key(2).to_string()).unwrap();
-        assert!(!admission.reload().unwrap());
-        assert!(admission.reload().unwrap());
-        assert!(admission.admits(&key(2)) && !admission.admits(&key(1)));
-        std::fs::remove_file(&path).unwrap();
-        assert!(admission.reload().is_err());
-        assert!(admission.admits(&key(2)));
-    }
-
-    #[test]
-    fn any_admits_all() {
-        let admission = Admission::new(&AdmitRule::Any).unwrap();
-        assert!(admission.admits(&key(1)) && !admission.can_change());
-    }
 }

@@ -13,15 +13,19 @@ use crate::server::{Config, Limits, Timing, TlsFiles};
 /// Relay for nodes that cannot reach each other: forwards sealed packets between node keys (DERP) and tells nodes the
 /// address they are seen at (STUN). It cannot read what it forwards.
 ///
-/// Plain HTTP on port 8080, behind an ingress that ends TLS, for the keys in a file:
+/// Plain HTTP on port 8080, behind an ingress that ends TLS, for whom a file names:
 ///   culvert-relay --listen 0.0.0.0:8080 --admit /etc/culvert/admit
 ///
 /// With TLS and STUN on a public host:
 ///   culvert-relay --listen 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem \
 ///     --stun 203.0.113.20:3478 --stun 203.0.113.21:3478 --admit /etc/culvert/admit
 ///
-/// Paths on --listen: /derp (DERP, or DERP in a WebSocket), /healthz, /generate_204. Open TCP for --listen and UDP for
-/// --stun in the firewall. SIGTERM tells all clients to come back soon.
+/// The file names node keys, and clusters that own this relay. An owner lets in further nodes and clusters by passes that
+/// it signs: nobody has to change the file for them. It takes them back with PUT /denylist (signed JSON); that list is
+/// kept in memory, so owners send it again after a restart.
+///
+/// Paths on --listen: /derp (DERP, or DERP in a WebSocket), /denylist, /healthz, /generate_204. Open TCP for --listen and
+/// UDP for --stun in the firewall. SIGTERM tells all clients to come back soon.
 #[derive(Debug, Parser)]
 #[command(name = "culvert-relay", version, verbatim_doc_comment, group = ArgGroup::new("who").required(true))]
 pub struct Args {
@@ -38,11 +42,12 @@ pub struct Args {
     /// find out how their NAT filters. Give addresses, not 0.0.0.0, so that answers leave from where they are expected.
     #[arg(long, value_name = "ADDR:PORT")]
     pub stun: Vec<SocketAddr>,
-    /// File of the keys that may use the relay, one a line, `#` begins a comment: `node:` and base64, base64 alone,
-    /// `nodekey:` and hex, or `cluster:` and base64. Read again when it changes; a key taken out is disconnected.
+    /// File of those who may use the relay, one a line, `#` begins a comment. Node keys: `node:` and base64, base64 alone,
+    /// or `nodekey:` and hex. Owners, who let in others by passes: `cluster:` and base64, as in the status of a Mesh. Read
+    /// again when it changes; who is taken out is disconnected, and an owner with all whom its passes let in.
     #[arg(long, value_name = "FILE", group = "who")]
     pub admit: Option<PathBuf>,
-    /// Let anybody use the relay who proves to have a key.
+    /// Let anybody use the relay who proves to have a key. Passes mean nothing then: there is no lobby and no deny list.
     #[arg(long, group = "who")]
     pub admit_any: bool,
     /// File of the relay's own key; made if it is missing. Without, the relay has a new key at each start.

@@ -4,12 +4,12 @@ mod read;
 mod write;
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use derp::{
     BoxNonce, ClientInfo, FrameBuffer, FrameError, Message, NoRandomness, NodeKey, OpenError,
-    ServerInfo,
+    Refusal, ServerInfo,
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -17,18 +17,22 @@ use tokio::time::timeout;
 use crate::accept::HalfOpenGuard;
 use crate::bucket::{Buckets, Rate};
 use crate::metrics::{DropReason, Reject};
+use crate::registry::Member;
 use crate::server::Context;
 
 /// How long a connection that we end stays open for reading, so that the other end sees our last frame.
 const LINGER: Duration = Duration::from_secs(1);
 const MAX_LINGER_BYTES: usize = 1 << 20;
+/// Between two looks at whether a pass has ended.
+const MAX_WATCH: Duration = Duration::from_secs(60);
+const MIN_WATCH: Duration = Duration::from_millis(10);
 
 /// Anything that carries bytes both ways.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
-/// Tells whose key was refused, so that its owner can be admitted: each key once in a while, however often it knocks.
+/// Tells of keys that were refused, so that their owners can be admitted: each once in a while, however often it knocks.
 #[derive(Debug)]
 pub(crate) struct Refusals(Mutex<Buckets<NodeKey>>);
 
@@ -43,10 +47,11 @@ impl Refusals {
         Self(Mutex::new(Buckets::new(Self::RATE, Self::KEYS, now)))
     }
 
-    fn note(&self, key: NodeKey, now: Instant) {
+    fn note(&self, key: NodeKey, refusal: &Refusal, now: Instant) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.take(key, now) {
-            tracing::info!(%key, "a key that is not in the admit list was refused");
+            tracing::info!(%refusal, "a key was refused; at level debug it is named");
+            tracing::debug!(%key, %refusal, "this key was refused");
         }
     }
 }
@@ -62,8 +67,8 @@ pub(crate) enum ConnError {
     Stalled,
     #[error("the first frame is not ClientInfo")]
     NoClientInfo,
-    #[error("the key is not admitted")]
-    NotAdmitted,
+    #[error("{0}")]
+    Refused(Refusal),
     #[error("a frame for relays of one mesh, without a mesh key")]
     NoMeshKey,
     #[error("a second ClientInfo")]
@@ -82,7 +87,7 @@ impl ConnError {
     /// The label to count it by, as the reason why a client was not let in.
     pub(crate) fn reject(&self) -> Option<Reject> {
         match self {
-            Self::NotAdmitted => Some(Reject::not_admitted),
+            Self::Refused(refusal) => Some(Reject::of(refusal)),
             Self::Timeout => Some(Reject::timeout),
             Self::NoClientInfo | Self::Open(_) | Self::Frame(_) => Some(Reject::bad_handshake),
             Self::Closed
@@ -124,37 +129,63 @@ pub(crate) async fn serve(
         .await
         .map_err(|_| ConnError::Timeout)??;
     let client = timeout(setup, read_client_info(context, &mut stream, &mut buffer));
-    let key = client.await.map_err(|_| ConnError::Timeout)??;
-    drop(half_open);
+    let (key, pass) = client.await.map_err(|_| ConnError::Timeout)??;
     let info = server_info(context, &key)?;
-    if !context.admission.admits(&key) {
-        context.refusals.note(key, Instant::now());
-        return refuse(stream, info).await;
-    }
+    let (admission, now) = (&context.admission, SystemTime::now());
+    let grant = match admission.judge(&key, pass.as_deref(), now) {
+        Ok(grant) => grant,
+        Err(refusal) => {
+            context.refusals.note(key, &refusal, Instant::now());
+            return refuse(stream, info, refusal).await;
+        }
+    };
+    // A stranger to whom we are saying why counts until it is gone.
+    drop(half_open);
     context.metrics.admitted.inc();
     tracing::debug!(?key, "client connected");
-    let member = context.registry.register(Instant::now(), key, info);
-    // The list may have changed between the question and the registration.
-    if !context.admission.admits(&key) {
-        member.queue.close(Message::Health(NOT_ADMITTED));
-    }
-    let (reader, writer) = tokio::io::split(stream);
-    let mut reading = read::Reading::new(context, &member, buffer);
-    let result = tokio::select! {
-        result = reading.run(reader) => result,
-        result = write::run(context, &member, writer) => result,
-    };
-    context.registry.unregister(&member, reading.into_reached());
-    context
-        .metrics
-        .count_dropped(DropReason::gone_disconnected, member.queue.packets());
-    let reason = result.err().unwrap_or(ConnError::Closed);
+    let now = Instant::now();
+    let member = context.registry.register(now, key, grant, info);
+    // The rules may have changed between the question and the registration.
+    context.reconsider(&member, SystemTime::now());
+    let reason = run(context, &member, stream, buffer).await;
     tracing::debug!(?key, %reason, "client gone");
     Ok(())
 }
 
-/// What a client is told whose key is not, or no longer, on the list.
-pub(crate) const NOT_ADMITTED: &str = "not admitted: this key is not in the relay's admit list";
+/// Serves a client that is registered, until its connection ends; says why it did.
+async fn run(
+    context: &Context,
+    member: &Arc<Member>,
+    stream: Box<dyn Transport>,
+    buffer: FrameBuffer,
+) -> ConnError {
+    let (reader, writer) = tokio::io::split(stream);
+    let mut reading = read::Reading::new(context, member, buffer);
+    let result = tokio::select! {
+        result = reading.run(reader) => result,
+        result = write::run(context, member, writer) => result,
+        () = watch_pass(context, member) => Ok(()),
+    };
+    context.registry.unregister(member, reading.into_reached());
+    context
+        .metrics
+        .count_dropped(DropReason::gone_disconnected, member.queue.packets());
+    result.err().unwrap_or(ConnError::Closed)
+}
+
+/// Ends the connection when its pass ends; never returns. The clock of the wall may be set, so that a long wait is taken
+/// in steps.
+async fn watch_pass(context: &Context, member: &Member) {
+    while member.grant().has_pass() && !member.queue.is_closing() {
+        let now = SystemTime::now();
+        let ends = context.reconsider(member, now);
+        let left = ends.map_or(MAX_WATCH, |ends| {
+            ends.duration_since(now).unwrap_or_default()
+        });
+        tokio::time::sleep(left.clamp(MIN_WATCH, MAX_WATCH)).await;
+    }
+    std::future::pending().await
+}
 
 async fn greet(
     context: &Context,
@@ -174,13 +205,14 @@ async fn read_client_info(
     context: &Context,
     stream: &mut Box<dyn Transport>,
     buffer: &mut FrameBuffer,
-) -> Result<NodeKey, ConnError> {
+) -> Result<(NodeKey, Option<String>), ConnError> {
     loop {
         if let Some(frame) = buffer.next_frame()? {
             let Message::ClientInfo { sealed } = Message::decode(frame)? else {
                 return Err(ConnError::NoClientInfo);
             };
-            return Ok(ClientInfo::open(sealed, &context.secret)?.0);
+            let (key, info) = ClientInfo::open(sealed, &context.secret)?;
+            return Ok((key, info.pass));
         }
         let count = stream.read(buffer.space()).await?;
         if count == 0 {
@@ -195,8 +227,12 @@ fn server_info(context: &Context, client: &NodeKey) -> Result<Vec<u8>, ConnError
     Ok(Message::ServerInfo { sealed: &sealed }.to_vec())
 }
 
-async fn refuse(mut stream: Box<dyn Transport>, mut bytes: Vec<u8>) -> Result<(), ConnError> {
-    Message::Health(NOT_ADMITTED).encode(&mut bytes);
+async fn refuse(
+    mut stream: Box<dyn Transport>,
+    mut bytes: Vec<u8>,
+    refusal: Refusal,
+) -> Result<(), ConnError> {
+    Message::Health(&refusal.to_string()).encode(&mut bytes);
     let tell = async {
         stream.write_all(&bytes).await?;
         stream.shutdown().await?;
@@ -204,7 +240,7 @@ async fn refuse(mut stream: Box<dyn Transport>, mut bytes: Vec<u8>) -> Result<()
     };
     // Whatever goes wrong here, the client is not let in.
     let _ = timeout(LINGER, tell).await;
-    Err(ConnError::NotAdmitted)
+    Err(ConnError::Refused(refusal))
 }
 
 /// Reads to the end: closing with bytes unread would make the kernel send a reset, and our last words be lost.

@@ -10,6 +10,8 @@ const MAX_HEAD: usize = 8 << 10;
 const FIRST_READ: usize = 1 << 10;
 const MAX_HEADERS: usize = 64;
 const MAX_CHALLENGE: usize = 64;
+/// What a client that waits is told before it sends the body.
+pub(crate) const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What matters of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,10 @@ pub(crate) struct Request {
     pub(crate) fast_start: bool,
     /// To be echoed, so that captive portals are noticed.
     pub(crate) challenge: Option<String>,
+    /// Bytes of the body, if the client says how many.
+    pub(crate) length: Option<usize>,
+    /// The client waits to be asked for the body.
+    pub(crate) expects_continue: bool,
 }
 
 /// What a request wants its connection to become.
@@ -97,6 +103,7 @@ pub(crate) fn respond(request: &Request) -> String {
             "Upgrade: DERP\r\n",
             "this is a relay: it speaks DERP\n",
         ),
+        "/denylist" => response("405 Method Not Allowed", "Allow: PUT\r\n", ""),
         "/generate_204" => response("204 No Content", &no_content_headers(request), ""),
         "/healthz" | "/derp/probe" | "/derp/latency-check" if !reads => {
             response("405 Method Not Allowed", "Allow: GET, HEAD\r\n", "")
@@ -108,6 +115,16 @@ pub(crate) fn respond(request: &Request) -> String {
         }
         _ => response("404 Not Found", "", ""),
     }
+}
+
+/// The response to what is done and leaves nothing to say.
+pub(crate) fn no_content() -> String {
+    response("204 No Content", "", "")
+}
+
+/// The response to a deny list, with what there is to say about it.
+pub(crate) fn denylist_response(status: &str, text: &str) -> String {
+    response(status, "Content-Type: text/plain; charset=utf-8\r\n", text)
 }
 
 /// The response to something that is no request.
@@ -152,6 +169,9 @@ fn parse(head: &[u8]) -> Result<Option<(Request, usize)>, HeadError> {
         challenge: header("x-tailscale-challenge")
             .filter(|text| is_challenge(text))
             .map(str::to_owned),
+        length: header("content-length").and_then(|text| text.parse().ok()),
+        expects_continue: header("expect")
+            .is_some_and(|text| text.eq_ignore_ascii_case("100-continue")),
     };
     Ok(Some((request, length)))
 }
@@ -251,6 +271,7 @@ mod tests {
             ("GET", "/generate_204", 204),
             ("GET", "/", 404),
             ("GET", "/derp/", 404),
+            ("GET", "/denylist", 405),
         ] {
             assert_eq!(status(method, path), expected, "{method} {path}");
         }

@@ -7,6 +7,7 @@
 //! | `accepts` | | TCP connections accepted |
 //! | `admitted` | | clients let in |
 //! | `rejected` | `reason` | connections not served, see [`Reject`] |
+//! | `closed` | `reason` | connections ended because the rules or the time let the client in no longer, see [`Reject`] |
 //! | `packets_in`, `bytes_in` | | packets received from clients |
 //! | `packets_out` | | packets queued for clients |
 //! | `bytes_out` | | bytes written to clients, frames of all kinds |
@@ -15,6 +16,7 @@
 
 use std::sync::atomic::AtomicI64;
 
+use derp::Refusal;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -34,6 +36,7 @@ pub(crate) struct Metrics {
     pub(crate) packets_out: Counter,
     pub(crate) bytes_out: Counter,
     rejected: Family<RejectLabel, Counter>,
+    closed: Family<RejectLabel, Counter>,
     dropped: Family<DropLabel, Counter>,
     stun: Family<StunLabel, Counter>,
 }
@@ -42,8 +45,14 @@ pub(crate) struct Metrics {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the label values as they are written")]
 pub(crate) enum Reject {
-    /// The key is not in the admit list.
+    /// The key is not in the admit list, and no owner vouches for it.
     not_admitted,
+    /// The pass has expired.
+    pass_expired,
+    /// The pass cannot be read, is for another key, or is not signed.
+    bad_pass,
+    /// The key or its cluster is on a deny list.
+    denied,
     /// As many connections as are allowed.
     too_many_connections,
     /// Too many connections on which the handshake is not done, in total or of this source.
@@ -64,12 +73,14 @@ pub(crate) enum Reject {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the label values as they are written")]
 pub(crate) enum DropReason {
-    /// Nobody is connected with the key.
+    /// Nobody is connected with the key, or only in the lobby of somebody else.
     unknown_dest,
     /// The receiver's queue was full, and the oldest gave way; or its connection was about to be closed.
     queue_head,
     /// The receiver left before it was written to.
     gone_disconnected,
+    /// The sender is in the lobby, and may not meet the receiver or has had its share.
+    lobby,
 }
 
 /// What became of a datagram on a STUN socket.
@@ -103,6 +114,18 @@ struct StunLabel {
     result: Stun,
 }
 
+impl Reject {
+    /// The label for a refusal.
+    pub(crate) fn of(refusal: &Refusal) -> Self {
+        match refusal {
+            Refusal::PassExpired => Self::pass_expired,
+            Refusal::BadPass => Self::bad_pass,
+            Refusal::Denied => Self::denied,
+            Refusal::NotAdmitted | Refusal::Other(_) => Self::not_admitted,
+        }
+    }
+}
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut metrics = Self {
@@ -116,6 +139,7 @@ impl Metrics {
             packets_out: Counter::default(),
             bytes_out: Counter::default(),
             rejected: Family::default(),
+            closed: Family::default(),
             dropped: Family::default(),
             stun: Family::default(),
         };
@@ -125,6 +149,10 @@ impl Metrics {
 
     pub(crate) fn count_rejected(&self, reason: Reject) {
         self.rejected.get_or_create(&RejectLabel { reason }).inc();
+    }
+
+    pub(crate) fn count_closed(&self, reason: Reject) {
+        self.closed.get_or_create(&RejectLabel { reason }).inc();
     }
 
     pub(crate) fn count_dropped(&self, reason: DropReason, packets: u64) {
@@ -187,6 +215,11 @@ impl Metrics {
             self.bytes_out.clone(),
         );
         registry.register("rejected", "Connections not served", self.rejected.clone());
+        registry.register(
+            "closed",
+            "Connections ended because the client may use the relay no longer",
+            self.closed.clone(),
+        );
         registry.register("packets_dropped", "Packets dropped", self.dropped.clone());
         registry.register(
             "stun_requests",

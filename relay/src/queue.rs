@@ -125,13 +125,17 @@ impl Queue {
         self.bell.notify_one();
     }
 
-    /// Ends the connection after this frame; packets that wait are forgotten.
-    pub(crate) fn close(&self, last: Message<'_>) {
+    /// Ends the connection after this frame; packets that wait are forgotten. Says whether it was not ending already: the
+    /// first reason counts.
+    pub(crate) fn close(&self, last: Message<'_>) -> bool {
         let mut state = self.lock();
-        last.encode(&mut state.control);
-        state.closing = true;
+        let was_open = !std::mem::replace(&mut state.closing, true);
+        if was_open {
+            last.encode(&mut state.control);
+        }
         drop(state);
         self.bell.notify_one();
+        was_open
     }
 
     /// Whether [`close`](Self::close) has been called.

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use derp::{Message, NodeKey, PeerGoneReason};
 
+use crate::admit::Grant;
 use crate::queue::{Budget, Queue};
 use crate::waiting::Waiting;
 
@@ -30,6 +31,7 @@ pub(crate) struct Registry {
 pub(crate) struct Member {
     id: u64,
     key: NodeKey,
+    grant: Grant,
     /// What waits to be written to it.
     pub(crate) queue: Queue,
     /// The key has other connections too.
@@ -68,12 +70,19 @@ impl Registry {
     }
 
     /// Adds a connection whose first frames are given, and makes it the active one of its key.
-    pub(crate) fn register(&self, now: Instant, key: NodeKey, first: Vec<u8>) -> Arc<Member> {
+    pub(crate) fn register(
+        &self,
+        now: Instant,
+        key: NodeKey,
+        grant: Grant,
+        first: Vec<u8>,
+    ) -> Arc<Member> {
         let mut inner = self.write();
         inner.next_id += 1;
         let member = Arc::new(Member {
             id: inner.next_id,
             key,
+            grant,
             queue: Queue::new(first, Arc::clone(&self.budget)),
             shares_key: AtomicBool::new(false),
             told: AtomicBool::new(false),
@@ -85,14 +94,7 @@ impl Registry {
             }
         }
         for waiter in inner.waiting.take(now, &key) {
-            inner.tell(
-                &waiter,
-                Message::PeerPresent {
-                    key,
-                    address: None,
-                    flags: 0,
-                },
-            );
+            inner.tell_of(&waiter, &member);
         }
         member
     }
@@ -121,12 +123,9 @@ impl Registry {
         }
     }
 
-    /// The active connection of a key.
-    pub(crate) fn find(&self, key: &NodeKey) -> Option<Arc<Member>> {
-        self.read()
-            .nodes
-            .get(key)
-            .map(|node| Arc::clone(&node.active))
+    /// The active connection of a key, for a sender that it may meet; others find it as absent as if it were.
+    pub(crate) fn find(&self, key: &NodeKey, sender: &NodeKey) -> Option<Arc<Member>> {
+        self.read().present(key, sender).map(Arc::clone)
     }
 
     /// Something arrived on this connection: it becomes the active one of its key.
@@ -142,25 +141,18 @@ impl Registry {
     /// `sender` looked for `absent`; it is told when that key comes. Says whether it is absent still.
     pub(crate) fn wait_for(&self, now: Instant, absent: NodeKey, sender: NodeKey) -> bool {
         let mut inner = self.write();
-        if inner.nodes.contains_key(&absent) {
+        if inner.present(&absent, &sender).is_some() {
             return false;
         }
         inner.waiting.add(now, absent, sender);
         true
     }
 
-    /// Ends every connection whose key does not pass, each after a frame of its own.
-    pub(crate) fn close_unless(
-        &self,
-        passes: impl Fn(&NodeKey) -> bool,
-        last: impl Fn() -> Message<'static>,
-    ) -> usize {
+    /// Looks at every connection, and says for how many of them the answer was yes.
+    pub(crate) fn count(&self, what: impl Fn(&Member) -> bool) -> usize {
         let inner = self.read();
-        let refused = inner.nodes.iter().filter(|(key, _)| !passes(key));
-        refused
-            .flat_map(|(_, node)| node.members())
-            .map(|member| member.queue.close(last()))
-            .count()
+        let members = inner.nodes.values().flat_map(Node::members);
+        members.filter(|member| what(member)).count()
     }
 
     /// Number of connections, and bytes of packets that wait for them.
@@ -186,6 +178,16 @@ impl Member {
     pub(crate) fn key(&self) -> &NodeKey {
         &self.key
     }
+
+    /// How it was let in.
+    pub(crate) fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// Whether it may exchange packets with a key, as far as it is concerned.
+    pub(crate) fn may_meet(&self, other: &NodeKey) -> bool {
+        self.grant.only.is_none_or(|only| only == *other)
+    }
 }
 
 impl Reached {
@@ -207,9 +209,23 @@ impl Reached {
 }
 
 impl Inner {
-    fn tell(&self, key: &NodeKey, message: Message<'_>) {
-        if let Some(node) = self.nodes.get(key) {
-            node.active.queue.push_control(message);
+    fn present(&self, key: &NodeKey, sender: &NodeKey) -> Option<&Arc<Member>> {
+        let active = self.nodes.get(key).map(|node| &node.active);
+        active.filter(|active| active.may_meet(sender))
+    }
+
+    /// Who waited is told of the arrival, unless the two may not meet.
+    fn tell_of(&self, waiter: &NodeKey, arrived: &Member) {
+        let present = Message::PeerPresent {
+            key: arrived.key,
+            address: None,
+            flags: 0,
+        };
+        if let Some(node) = self.nodes.get(waiter)
+            && arrived.may_meet(waiter)
+            && node.active.may_meet(&arrived.key)
+        {
+            node.active.queue.push_control(present);
         }
     }
 }
@@ -288,7 +304,7 @@ mod tests {
     }
 
     fn join(registry: &Registry, seed: u8) -> Arc<Member> {
-        registry.register(Instant::now(), key(seed), Vec::new())
+        registry.register(Instant::now(), key(seed), Grant::default(), Vec::new())
     }
 
     fn told(member: &Member) -> Vec<Vec<u8>> {
@@ -305,10 +321,10 @@ mod tests {
     fn the_newest_connection_is_active_until_another_speaks() {
         let registry = Registry::new(usize::MAX);
         let (older, newer) = (join(&registry, 1), join(&registry, 1));
-        assert_eq!(registry.find(&key(1)).unwrap().id, newer.id);
+        assert_eq!(registry.find(&key(1), &key(2)).unwrap().id, newer.id);
         assert_eq!(told(&older), [Message::Health(DUPLICATE).to_vec()]);
         registry.heard(&older);
-        assert_eq!(registry.find(&key(1)).unwrap().id, older.id);
+        assert_eq!(registry.find(&key(1), &key(2)).unwrap().id, older.id);
         registry.unregister(&newer, Reached::default());
         assert_eq!(told(&older), [Message::Health("").to_vec()]);
         assert_eq!(registry.load().0, 1);
@@ -329,7 +345,7 @@ mod tests {
             reason: PeerGoneReason::Disconnected,
         };
         assert_eq!(told(&receiver), [gone.to_vec()]);
-        assert!(registry.find(&key(1)).is_none());
+        assert!(registry.find(&key(1), &key(2)).is_none());
     }
 
     #[test]
@@ -344,6 +360,7 @@ mod tests {
             let receiver = registry.register(
                 Instant::now(),
                 NodeKey::from_bytes(bytes).unwrap(),
+                Grant::default(),
                 Vec::new(),
             );
             reached.note(&receiver);
@@ -394,15 +411,51 @@ mod tests {
         assert_eq!(registry.load().0, 0);
     }
 
+    fn join_lobby(registry: &Registry, seed: u8, only: u8) -> Arc<Member> {
+        registry.register(
+            Instant::now(),
+            key(seed),
+            Grant::lobby(key(only)),
+            Vec::new(),
+        )
+    }
+
     #[test]
-    fn connections_are_closed_by_key() {
+    fn a_lobby_hears_of_no_arrival_and_its_own_is_heard_of_by_nobody_else() {
         let registry = Registry::new(usize::MAX);
-        let (one, two) = (join(&registry, 1), join(&registry, 2));
-        assert_eq!(
-            registry.close_unless(|candidate| *candidate == key(1), || Message::Health("no")),
-            1
-        );
-        assert!(told(&one).is_empty());
-        assert_eq!(told(&two), [Message::Health("no").to_vec()]);
+        let now = Instant::now();
+        let (owner, other) = (join(&registry, 1), join(&registry, 2));
+        for waiter in [1, 2] {
+            assert!(registry.wait_for(now, key(3), key(waiter)));
+        }
+        let lobby = join_lobby(&registry, 3, 1);
+        assert_eq!(told(&owner).len(), 1);
+        assert!(told(&other).is_empty());
+        assert!(registry.wait_for(now, key(4), key(3)));
+        let _fourth = join(&registry, 4);
+        assert!(told(&lobby).is_empty());
+        assert!(lobby.may_meet(&key(1)) && !lobby.may_meet(&key(2)));
+    }
+
+    #[test]
+    fn who_is_in_the_lobby_is_absent_for_all_but_the_owner() {
+        let registry = Registry::new(usize::MAX);
+        let now = Instant::now();
+        let (_owner, other) = (join(&registry, 1), join(&registry, 2));
+        let _lobby = join_lobby(&registry, 3, 1);
+        assert!(registry.find(&key(3), &key(1)).is_some());
+        assert!(registry.find(&key(3), &key(2)).is_none());
+        assert!(!registry.wait_for(now, key(3), key(1)));
+        assert!(registry.wait_for(now, key(3), key(2)));
+        let _admitted = join(&registry, 3);
+        assert_eq!(told(&other).len(), 1, "it is here for all now");
+    }
+
+    #[test]
+    fn all_connections_are_looked_at() {
+        let registry = Registry::new(usize::MAX);
+        let _members = (join(&registry, 1), join(&registry, 1), join(&registry, 2));
+        assert_eq!(registry.count(|member| member.key == key(1)), 2);
+        assert_eq!(registry.count(|_| true), 3);
     }
 }

@@ -4,8 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use derp::pass::{self, DenyList};
 use derp::{Message, NodeKey, NodeSecret};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -14,12 +15,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{interval, timeout};
 
 use crate::accept::{self, HalfOpen};
-use crate::admit::{Admission, AdmitError, AdmitRule};
-use crate::conn::{NOT_ADMITTED, Refusals};
+use crate::admit::{Admission, AdmitError, AdmitRule, DenyRefused};
+use crate::conn::Refusals;
 use crate::http;
 use crate::keyfile::{self, KeyFileError};
-use crate::metrics::Metrics;
-use crate::registry::Registry;
+use crate::lobby::Lobby;
+use crate::metrics::{Metrics, Reject};
+use crate::registry::{Member, Registry};
 use crate::stun::StunServer;
 use crate::tls::{Tls, TlsError};
 
@@ -74,6 +76,8 @@ pub struct Timing {
     pub write_stall: Duration,
     /// Between two looks at the admit file.
     pub reload: Duration,
+    /// For how long an expired pass is still taken, because clocks differ.
+    pub pass_skew: Duration,
 }
 
 /// How much there may be.
@@ -134,6 +138,7 @@ pub(crate) struct Context {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) tls: Option<Tls>,
     pub(crate) half_open: Arc<HalfOpen>,
+    pub(crate) lobby: Lobby,
     pub(crate) refusals: Refusals,
     pub(crate) timing: Timing,
     pub(crate) limits: Limits,
@@ -163,6 +168,7 @@ impl Default for Timing {
             setup: Duration::from_secs(10),
             write_stall: Duration::from_secs(10),
             reload: Duration::from_secs(1),
+            pass_skew: pass::SKEW,
         }
     }
 }
@@ -245,7 +251,10 @@ impl Server {
     pub async fn shutdown(mut self) {
         // The receiver lives as long as the task, which ends only here.
         let _ = self.stop.send(true);
-        self.context.registry.close_unless(|_| false, goodbye);
+        self.context.registry.count(|member| {
+            member.queue.close(goodbye());
+            true
+        });
         let _ = (&mut self.accepting.0).await;
     }
 }
@@ -267,14 +276,58 @@ impl Context {
         Ok(Self {
             public,
             secret,
-            admission: Admission::new(&config.admit)?,
+            admission: Admission::new(&config.admit, config.timing.pass_skew)?,
             registry: Registry::new(limits.queued_bytes),
             metrics: Arc::new(Metrics::new()),
             tls,
             half_open: Arc::new(HalfOpen::new(limits.half_open, limits.half_open_per_source)),
+            lobby: Lobby::new(Instant::now()),
             refusals: Refusals::new(Instant::now()),
             timing: config.timing,
             limits,
+        })
+    }
+
+    /// Puts an owner's deny list into force.
+    pub(crate) fn deny(&self, list: DenyList) -> Result<(), DenyRefused> {
+        let (serial, nodes, clusters) = (list.serial(), list.nodes().len(), list.clusters().len());
+        self.admission.deny(list)?;
+        let closed = self.reconsider_all();
+        tracing::info!(serial, nodes, clusters, closed, "deny list in force");
+        Ok(())
+    }
+
+    /// Ends the connection if the client would not be let in now, or not as it was. Says when to ask again.
+    pub(crate) fn reconsider(&self, member: &Member, now: SystemTime) -> Option<SystemTime> {
+        if member.queue.is_closing() {
+            return None;
+        }
+        match self
+            .admission
+            .judge_again(member.key(), member.grant(), now)
+        {
+            Ok(grant) if grant.only == member.grant().only => grant.ends,
+            // It shows its pass once more, and is let in as it should be.
+            Ok(_) => {
+                member.queue.close(goodbye());
+                None
+            }
+            Err(refusal) => {
+                if member.queue.close(Message::Health(&refusal.to_string())) {
+                    self.metrics.count_closed(Reject::of(&refusal));
+                }
+                None
+            }
+        }
+    }
+
+    /// Asks again about all clients, and says how many of them have to go.
+    fn reconsider_all(&self) -> usize {
+        let now = SystemTime::now();
+        self.registry.count(|member| {
+            let before = member.queue.is_closing();
+            self.reconsider(member, now);
+            !before && member.queue.is_closing()
         })
     }
 
@@ -283,10 +336,7 @@ impl Context {
             Ok(changed) => {
                 last_error.clear();
                 if changed {
-                    let passes = |key: &NodeKey| self.admission.admits(key);
-                    let closed = self
-                        .registry
-                        .close_unless(passes, || Message::Health(NOT_ADMITTED));
+                    let closed = self.reconsider_all();
                     tracing::info!(closed, "admit list changed");
                 }
             }

@@ -5,8 +5,8 @@ mod peer;
 mod prefix;
 
 pub(crate) use mesh::{check_mesh, too_small_for_v6};
-pub(crate) use peer::check_peer;
-pub(crate) use prefix::overlap;
+pub(crate) use peer::{accept_nodes, check_peer};
+pub use prefix::{check_prefix, overlap};
 
 use crate::{Code, Problem};
 
@@ -30,6 +30,16 @@ impl Findings {
         result.map_err(|problem| self.0.push(problem)).ok()
     }
 
+    /// Whether nothing was found.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What was found.
+    pub(crate) fn into_problems(self) -> Vec<Problem> {
+        self.0
+    }
+
     /// `value`, unless something was found.
     pub(crate) fn finish<T>(self, value: T) -> Result<T, Vec<Problem>> {
         if self.0.is_empty() {
@@ -41,7 +51,10 @@ impl Findings {
 }
 
 /// Checks a single DNS label.
-pub(crate) fn check_label(field: &str, text: &str) -> Result<(), Problem> {
+///
+/// # Errors
+/// [`Code::BadName`]
+pub fn check_label(field: &str, text: &str) -> Result<(), Problem> {
     if is_label(text) {
         return Ok(());
     }

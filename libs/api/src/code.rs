@@ -51,6 +51,8 @@ macro_rules! codes {
 codes! {
     /// The manifest folder cannot be listed. Everything read from it before stays in force.
     FolderUnreadable,
+    /// The API server, or this node's MeshNode, has not been read yet. Everything in force stays.
+    NotReadYet,
     /// The file cannot be read. Everything read from it before stays in force.
     FileUnreadable,
     /// The file is larger than [`MAX_FILE_BYTES`](crate::MAX_FILE_BYTES).
@@ -105,6 +107,10 @@ codes! {
     NotOneAddress,
     /// Neither `podCIDRs` nor `addresses` holds anything.
     NothingServed,
+    /// A cluster's identity is malformed or weak.
+    BadIdentity,
+    /// Only an operator can do this, and a host without Kubernetes has none.
+    NeedsKubernetes,
     /// A public key is malformed, all zero or weak.
     BadKey,
     /// A public key is that of this node.

@@ -1,6 +1,6 @@
 //! Checked objects: what the rest of the agent works with.
 
-use derp::{NodeKey, RelayUrl};
+use derp::{ClusterIdentity, NodeKey, RelayUrl};
 use ipnet::IpNet;
 
 use crate::{PortGuessing, PortMapping};
@@ -44,6 +44,12 @@ pub struct RelayConfig {
     pub stun_port: Option<u16>,
     /// PEM certificates to trust instead of the public authorities.
     pub ca_bundle: Option<String>,
+    /// Where to connect instead of `url`.
+    pub dial: Option<RelayUrl>,
+    /// Who owns it and lets us use it.
+    pub owner: Option<ClusterIdentity>,
+    /// Pass to show to it.
+    pub pass: Option<String>,
 }
 
 /// A [`Peer`](crate::Peer) that passed every check.
@@ -53,6 +59,10 @@ pub struct PeerConfig {
     pub name: String,
     /// Name of its Mesh; `None`: the one there is.
     pub mesh_ref: Option<String>,
+    /// Who it is, if its operator tells its nodes.
+    pub identity: Option<ClusterIdentity>,
+    /// Relays of its own that this cluster may use.
+    pub relays: Vec<RelayConfig>,
     /// What the peer may use.
     pub allowed_cidrs: Vec<IpNet>,
     /// Its nodes, each name and each key once.

@@ -10,7 +10,9 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::pattern::{CIDR, LABEL, RELAY_URL};
+use crate::pattern::{CIDR, LABEL};
+use crate::relay::{ClusterRanges, RelayFound, Relays};
+use crate::rule;
 
 /// What this site is in the mesh: what it serves, and which relays it uses.
 #[derive(CustomResource, Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
@@ -29,20 +31,36 @@ use crate::pattern::{CIDR, LABEL, RELAY_URL};
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#
     ),
     printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.clusterName"),
+    printcolumn(name = "Peers", type_ = "string", json_path = ".status.peers"),
+    printcolumn(name = "Relays", type_ = "string", json_path = ".status.relaySummary"),
+    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.nodes"),
     printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Pod CIDRs",
+        type_ = "string",
+        json_path = ".status.ranges.podCIDRs",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = 1
     )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct MeshSpec {
     /// Name of this cluster or host in the mesh: a DNS label (1 to 63 of a-z, 0-9 and -, no - at the ends).
-    #[schemars(regex(pattern = LABEL))]
+    #[schemars(length(max = 63), regex(pattern = LABEL), extend("x-kubernetes-validations" = rule::immutable("clusterName")))]
     pub cluster_name: String,
-    /// Prefixes this site serves. The kernel already routes to them. May be empty when `addresses` is given.
+    /// Prefixes this site serves. The kernel already routes to them. May be empty when `addresses` is given. On
+    /// Kubernetes the default is what the operator finds; give it where that is wrong.
     #[serde(default, rename = "podCIDRs", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(max = 49), regex(pattern = CIDR)))]
+    #[schemars(length(max = 64), inner(length(max = 49), regex(pattern = CIDR)), extend("x-kubernetes-validations" = rule::prefixes()))]
     pub pod_cidrs: Vec<String>,
     /// Addresses to put on the device itself, each with its full length (`10.99.0.1/32`). For a host without pods.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -62,33 +80,6 @@ pub struct MeshSpec {
     /// How hard to try for direct paths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traversal: Option<Traversal>,
-}
-
-/// Relays of a mesh.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Relays {
-    /// Relays that somebody runs already, in order of preference.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8))]
-    pub external: Vec<ExternalRelay>,
-}
-
-/// A relay that somebody runs already.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct ExternalRelay {
-    /// Where it listens: `https://host[:port]` or `http://host[:port]`, without path.
-    #[schemars(length(max = 300), regex(pattern = RELAY_URL))]
-    pub url: String,
-    /// UDP port of its STUN service. Default: 3478; 0: it has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 65535))]
-    pub stun_port: Option<i64>,
-    /// Certificates (PEM) to trust for this relay instead of the public authorities. Empty: the public ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 65536))]
-    pub ca_bundle: Option<String>,
 }
 
 /// How hard to try for direct paths.
@@ -129,8 +120,31 @@ pub enum PortGuessing {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshStatus {
+    /// Identity of this cluster: what a peer's `spec.identity` is to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 52))]
+    pub identity: Option<String>,
+    /// Ranges of this cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<ClusterRanges>,
+    /// Relays, in order of preference.
+    #[serde(default)]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub relays: Vec<RelayFound>,
+    /// Relays that are connected, of all: `1/1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub relay_summary: Option<String>,
+    /// Peers that are ready, of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub peers: Option<String>,
+    /// Nodes that are ready, of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub nodes: Option<String>,
     /// Conditions, one per type; `Ready` sums them up.
     #[serde(default)]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]), length(max = 16))]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }

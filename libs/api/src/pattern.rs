@@ -10,6 +10,14 @@ pub(crate) const NAME: &str =
     r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$";
 /// A node's public key.
 pub(crate) const NODE_KEY: &str = "^([A-Za-z0-9+/]{43}=|nodekey:[0-9A-Fa-f]{64})$";
+/// A cluster's identity.
+pub(crate) const CLUSTER: &str = "^cluster:[A-Za-z0-9+/]{43}=$";
+/// A duration as Go writes it, in hours, minutes and seconds.
+pub(crate) const DURATION: &str = "^([0-9]{1,4}h)?([0-9]{1,5}m)?([0-9]{1,6}s)?$";
+/// A host name or address.
+pub(crate) const HOST: &str = r"^[-A-Za-z0-9.:\[\]]+$";
+/// A pass, as relays are shown it.
+pub(crate) const PASS: &str = "^[-A-Za-z0-9_.]+$";
 /// A relay's URL.
 pub(crate) const RELAY_URL: &str = r"^[Hh][Tt][Tt][Pp][Ss]?://[-A-Za-z0-9.:\[\]]+/?$";
 
@@ -56,7 +64,7 @@ mod tests {
 
     #[test]
     fn nothing_breaks_out_of_its_line() {
-        for pattern in [CIDR, LABEL, NAME, NODE_KEY, RELAY_URL] {
+        for pattern in [CIDR, LABEL, NAME, NODE_KEY, RELAY_URL, CLUSTER, HOST, PASS] {
             for text in [
                 "",
                 "\n",

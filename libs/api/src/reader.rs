@@ -3,10 +3,13 @@
 //! Two stages. First YAML becomes a tree within a budget, and the tree is held against the schema of its kind, which
 //! names every field that is unknown, missing or of the wrong type. Then the typed spec is checked for sense.
 
+mod cluster;
 mod schema;
 mod split;
 mod tree;
 
+pub(crate) use cluster::MAX_NODES;
+pub use cluster::{ClusterObjects, StoredObject};
 pub use tree::{RenderError, render};
 
 use derp::NodeKey;
@@ -32,6 +35,13 @@ pub enum FolderRead {
     },
     /// Its manifest files, in any order.
     Files(Vec<FileRead>),
+    /// On Kubernetes, instead of a folder: all objects that this node is concerned with.
+    Objects(ClusterObjects),
+    /// On Kubernetes, before the API server has told all objects once. Everything stays as it was.
+    Waiting {
+        /// For what, for people.
+        what: String,
+    },
 }
 
 /// One manifest file as it was found.
@@ -68,6 +78,15 @@ impl Kind {
     }
 }
 
+/// Where an object was written, which decides how strictly it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// In a file, by a person: also what nobody would mean is an error.
+    Manifest,
+    /// In the API server, which has held it against the schema already; perhaps one that is newer than ours.
+    Stored,
+}
+
 /// What identifies an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
@@ -92,6 +111,7 @@ pub struct Document {
     pub object: Result<Config, Vec<Problem>>,
     /// The spec as written, for the saved state.
     pub(crate) spec: Value,
+    pub(crate) form: Form,
 }
 
 /// A checked object.
@@ -142,13 +162,17 @@ pub fn read_manifests(file: &FileRead, own_key: NodeKey) -> Result<Vec<Document>
 pub(crate) fn read_spec(
     id: &ObjectId,
     spec: &Value,
+    form: Form,
     own_key: NodeKey,
 ) -> Result<Config, Vec<Problem>> {
     let mut problems = Vec::new();
-    let spec = schema::check(id.kind, spec, &mut problems);
+    let spec = match form {
+        Form::Manifest => schema::check(id.kind, spec, &mut problems),
+        Form::Stored => spec.clone(),
+    };
     // A spec with an unknown field is still worth checking for sense: all problems are told at once.
     let checked = match id.kind {
-        Kind::Mesh => typed(spec).map(|spec| check_mesh(&id.name, &spec).map(Config::Mesh)),
+        Kind::Mesh => typed(spec).map(|spec| check_mesh(&id.name, &spec, form).map(Config::Mesh)),
         Kind::Peer => {
             typed(spec).map(|spec| check_peer(&id.name, &spec, own_key).map(Config::Peer))
         }
@@ -183,6 +207,7 @@ fn read_document(index: usize, text: &str, own_key: NodeKey) -> Option<Document>
         id: None,
         object: Err(Vec::new()),
         spec: Value::Null,
+        form: Form::Manifest,
     };
     match tree::parse(text) {
         Err(problem) => document.object = Err(vec![problem]),
@@ -221,7 +246,12 @@ fn read_object(document: &mut Document, mut fields: Map<String, Value>, own_key:
     // The spec is checked even where the name is bad, so that all problems are told at once.
     let checked = kind.map(|kind| {
         let name = document.name.clone().unwrap_or_default();
-        read_spec(&ObjectId { kind, name }, &document.spec, own_key)
+        read_spec(
+            &ObjectId { kind, name },
+            &document.spec,
+            Form::Manifest,
+            own_key,
+        )
     });
     document.object = match checked {
         Some(Ok(config)) if problems.is_empty() => Ok(config),

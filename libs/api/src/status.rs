@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use derp::NodeKey;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Code, Problem};
@@ -77,7 +78,7 @@ pub struct NatReport {
 }
 
 /// Mapping behaviour of a NAT (RFC 4787, section 4.1).
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mapping {
     /// Endpoint-independent: one public port for all destinations.
     #[serde(rename = "EIM")]
@@ -92,7 +93,7 @@ pub enum Mapping {
 }
 
 /// Filtering behaviour of a NAT (RFC 4787, section 5).
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Filtering {
     /// Endpoint-independent: anybody may answer.
     #[serde(rename = "EIF")]
@@ -190,7 +191,7 @@ pub struct PathReport {
 }
 
 /// What data uses.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum PathKind {
     /// From node to node.
@@ -215,7 +216,9 @@ impl fmt::Display for PathKind {
 }
 
 /// Why a node is not reached directly.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
 pub enum Reason {
     /// A direct path is being tried.
     Probing,

@@ -8,20 +8,30 @@
 
 mod conflict;
 mod folder;
+mod learned;
 mod saved;
 mod settle;
 
+pub use learned::RefusedNode;
 pub use saved::SavedState;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use derp::NodeKey;
+use derp::{ClusterIdentity, NodeKey, RelayUrl};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::{Config, FolderRead, Kind, ManifestStatus, MeshConfig, ObjectId, PeerConfig};
+use crate::reader::Form;
+use crate::{
+    Config, FolderRead, Kind, ManifestStatus, MeshConfig, NodeSpec, ObjectId, PeerConfig, PeerNode,
+    RelayConfig,
+};
 use folder::Folder;
+use learned::{Told, Vetting};
+
+/// Most relays in use, as many as a `MeshNode` may list.
+const MAX_RELAYS: usize = 16;
 
 /// What a Peer's prefixes must not touch, besides what the manifests say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +40,8 @@ pub struct Surroundings {
     pub connected: Vec<IpNet>,
     /// Addresses that the names of relays resolved to.
     pub relay_addresses: Vec<IpAddr>,
+    /// Ranges of the cluster that this node belongs to.
+    pub reserved: Vec<IpNet>,
 }
 
 /// The objects in force.
@@ -46,6 +58,9 @@ pub struct Accepted {
 pub struct Store {
     own_key: NodeKey,
     held: BTreeMap<ObjectId, Held>,
+    /// What Peers tell of their nodes, by the name of the Peer.
+    told: BTreeMap<String, Told>,
+    refused: Vec<RefusedNode>,
     accepted: Accepted,
     statuses: Vec<ManifestStatus>,
 }
@@ -56,7 +71,11 @@ struct Held {
     /// The file it was read from.
     file: String,
     spec: Value,
+    form: Form,
+    /// As written, and behind the nodes that are written those that the Peer told.
     config: Config,
+    /// How many nodes are written.
+    written: usize,
     /// Whether it was in force after the last update; if not, it has no ground to keep.
     in_force: bool,
 }
@@ -66,24 +85,55 @@ impl Store {
     ///
     /// Nothing is in force before the first [`update`](Self::update). Saved objects that no longer pass are left out.
     pub fn new(own_key: NodeKey, saved: Option<SavedState>) -> Self {
-        let held = saved
+        let (held, told) = saved
             .map(|saved| saved.restore(own_key))
             .unwrap_or_default();
         Self {
             own_key,
             held,
+            told,
+            refused: Vec::new(),
             accepted: Accepted::default(),
             statuses: Vec::new(),
         }
     }
 
+    /// Whether anything is held from before. Without that there is nothing to go on with.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Takes what the Peer `peer`, or who speaks for it, tells of its nodes. From the next update on those that keep to
+    /// the Peer's `allowedCIDRs` and contradict nobody are in force besides the written ones, as long as the Peer's
+    /// identity is `identity`. Saved with the rest; not for [`FolderRead::Objects`], which bring it themselves.
+    pub fn learn(
+        &mut self,
+        peer: &str,
+        identity: Option<ClusterIdentity>,
+        nodes: Vec<NodeSpec>,
+    ) -> bool {
+        let told = Told::new(identity, nodes);
+        let changed = self.told.get(peer) != Some(&told);
+        self.told.insert(peer.to_owned(), told);
+        changed
+    }
+
+    /// What Peers told of their nodes and is not in force, at the last update.
+    pub fn refused(&self) -> &[RefusedNode] {
+        &self.refused
+    }
+
     /// Takes the folder as it is now, and returns what is in force.
     pub fn update(&mut self, read: &FolderRead, surroundings: &Surroundings) -> &Accepted {
         let mut folder = Folder::read(read, self.own_key);
+        if let FolderRead::Objects(objects) = read {
+            self.told = learned::from_slices(objects);
+        }
         self.held.retain(|id, held| folder.keeps(id, &held.file));
         folder.settle_duplicates(&self.held);
         let mesh = self.elect_mesh(&mut folder);
-        let environment = Environment::new(mesh, surroundings);
+        let mut environment = Environment::new(mesh, surroundings);
+        environment.note_relays(&self.held, &folder);
         self.decide_peers(&mut folder, &environment);
         self.statuses = folder.statuses(&self.held);
         self.accepted = self.in_force(environment);
@@ -140,13 +190,17 @@ impl Store {
                 .filter(|id| id.kind == Kind::Peer && !written.contains_key(*id))
                 .cloned(),
         );
+        let mut vetting = Vetting::new(self.own_key, environment.mesh.as_ref());
+        vetting.reserve(written.values().chain(self.held.values()));
         let proposals = order.into_iter().filter_map(|id| {
             let held = self.held.get(&id).filter(|held| held.in_force).cloned();
             let mut proposed = written.get(&id).or_else(|| self.held.get(&id))?.clone();
             proposed.in_force = true;
+            vetting.add(&mut proposed, self.told.get(&id.name));
             Some(settle::Proposal { id, proposed, held })
         });
         let settled = settle::settle(environment, proposals.collect());
+        self.refused = vetting.finish();
         for (id, problems) in settled.problems {
             folder.refuse(&id, problems);
         }
@@ -157,18 +211,34 @@ impl Store {
     }
 
     fn in_force(&self, environment: Environment) -> Accepted {
-        let held = self
-            .held
-            .values()
-            .filter(|held| held.in_force && environment.mesh.is_some());
-        let peers = held.filter_map(Held::peer);
+        let Some(mesh) = environment.mesh.clone() else {
+            return Accepted::default();
+        };
+        let held = self.held.values().filter(|held| held.in_force);
+        let peers = held.clone().filter_map(Held::peer);
+        let written = held.filter(|held| held.form == Form::Manifest);
+        let relays = written.filter_map(Held::peer).flat_map(|peer| &peer.relays);
         Accepted {
             peers: peers
                 .map(|peer| conflict::without_unknown_relays(&environment, peer))
                 .collect(),
-            mesh: environment.mesh,
+            mesh: Some(with_relays(mesh, relays)),
         }
     }
+}
+
+/// The Mesh with the relays that Peers bring. On Kubernetes the operator has listed them already, with their passes.
+fn with_relays<'a>(
+    mut mesh: MeshConfig,
+    relays: impl Iterator<Item = &'a RelayConfig>,
+) -> MeshConfig {
+    for relay in relays {
+        let known = mesh.relays.iter().any(|known| known.url == relay.url);
+        if !known && mesh.relays.len() < MAX_RELAYS {
+            mesh.relays.push(relay.clone());
+        }
+    }
+    mesh
 }
 
 /// What every Peer is held against.
@@ -177,23 +247,66 @@ struct Environment {
     mesh: Option<MeshConfig>,
     connected: Vec<IpNet>,
     relays: Vec<IpAddr>,
+    reserved: Vec<IpNet>,
 }
 
 impl Environment {
     fn new(mesh: Option<MeshConfig>, surroundings: &Surroundings) -> Self {
         let relays = mesh.iter().flat_map(|mesh| &mesh.relays);
-        let literal = relays.filter_map(|relay| relay.url.address());
+        let literal = relays.flat_map(addresses);
         Self {
             relays: literal
                 .chain(surroundings.relay_addresses.iter().copied())
                 .collect(),
             connected: surroundings.connected.clone(),
+            reserved: surroundings.reserved.clone(),
             mesh,
         }
     }
+
+    /// Relays that Peers bring have to be reachable as well.
+    fn note_relays(&mut self, held: &BTreeMap<ObjectId, Held>, folder: &Folder) {
+        let written: Vec<Held> = folder.good(Kind::Peer).map(|(_, held)| held).collect();
+        let peers = held.values().chain(&written).filter_map(Held::peer);
+        let relays = peers.flat_map(|peer| &peer.relays);
+        self.relays.extend(relays.flat_map(addresses));
+        self.relays.sort_unstable();
+        self.relays.dedup();
+    }
+}
+
+/// Addresses at which a relay is connected to, as far as they are no names.
+fn addresses(relay: &RelayConfig) -> impl Iterator<Item = IpAddr> {
+    let urls = std::iter::once(&relay.url).chain(&relay.dial);
+    urls.filter_map(RelayUrl::address)
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 impl Held {
+    /// An object as it was just read, and in force.
+    fn new(file: String, spec: Value, form: Form, config: Config) -> Self {
+        let written = match &config {
+            Config::Mesh(_) => 0,
+            Config::Peer(peer) => peer.nodes.len(),
+        };
+        Self {
+            file,
+            spec,
+            form,
+            config,
+            written,
+            in_force: true,
+        }
+    }
+
+    /// Nodes that the Peer told.
+    fn told(&self) -> impl Iterator<Item = &PeerNode> {
+        self.peer()
+            .into_iter()
+            .flat_map(|peer| peer.nodes.iter().skip(self.written))
+    }
+
     fn peer(&self) -> Option<&PeerConfig> {
         match &self.config {
             Config::Mesh(_) => None,

@@ -38,6 +38,7 @@ fn every_code_is_reported_where_it_belongs_and_harms_no_other() {
         seen.insert(expected.code);
     }
     seen.insert(check_unreadable_folder());
+    seen.insert(check_waiting());
     let missing: Vec<_> = Code::ALL
         .iter()
         .filter(|code| !seen.contains(code))
@@ -75,6 +76,15 @@ fn check(store: &Store, expected: &Expected) {
 }
 
 /// The folder is gone: what was read from it stays.
+fn check_waiting() -> Code {
+    let mut store = store_with_base();
+    let accepted = store.accepted().clone();
+    let what = "the API server".to_owned();
+    store.update(&FolderRead::Waiting { what }, &surroundings());
+    assert_eq!(*store.accepted(), accepted);
+    store.statuses()[0].errors[0].code
+}
+
 fn check_unreadable_folder() -> Code {
     let mut store = store_with_base();
     let accepted = store.accepted().clone();
@@ -179,6 +189,7 @@ fn surroundings() -> Surroundings {
     Surroundings {
         connected: vec!["192.0.2.0/24".parse().expect("prefix")],
         relay_addresses: vec!["203.0.113.20".parse().expect("address")],
+        reserved: Vec::new(),
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::frame::PeerGoneReason;
 use crate::key::{NodeKey, NodeSecret};
+use crate::refusal::Refusal;
 use crate::url::RelayUrl;
 use backoff::Backoff;
 use dial::Dialer;
@@ -37,12 +38,16 @@ const MAX_RESTART_WAIT: Duration = Duration::from_secs(30);
 /// How to connect.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The relay.
+    /// The relay. Its certificate must be for this host.
     pub url: RelayUrl,
+    /// Where to connect instead, and whether with TLS.
+    pub dial: Option<RelayUrl>,
     /// Our key.
     pub secret: NodeSecret,
     /// Certificates (PEM) to trust instead of the public ones.
     pub ca_bundle: Option<String>,
+    /// The pass to show, if there is one; see [`Client::set_pass`].
+    pub pass: Option<String>,
     /// The longest time between two pings; each interval is 80 to 100 % of it.
     pub ping_interval: Duration,
     /// How long to wait for an answer to a ping. Two without one end the connection.
@@ -57,8 +62,10 @@ impl Config {
     pub fn new(url: RelayUrl, secret: NodeSecret) -> Self {
         Self {
             url,
+            dial: None,
             secret,
             ca_bundle: None,
+            pass: None,
             ping_interval: Duration::from_secs(25),
             pong_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(120),
@@ -93,7 +100,8 @@ pub enum Event {
         /// The key.
         key: NodeKey,
     },
-    /// What the relay finds wrong with this connection; empty when all is well again.
+    /// What the relay finds wrong with this connection; empty when all is well again. When it is why we are not let in,
+    /// [`Refusal::from_health`] and [`Client::refusal`] say so.
     Health(String),
     /// The round trip to the relay and back.
     Rtt(Duration),
@@ -136,6 +144,8 @@ struct Shared {
     /// Microseconds; 0 until known.
     rtt: AtomicU64,
     check: Notify,
+    pass: Mutex<Option<String>>,
+    refusal: Mutex<Option<Refusal>>,
 }
 
 impl Client {
@@ -145,7 +155,10 @@ impl Client {
     ///
     /// Outside a tokio runtime.
     pub fn spawn(config: Config, inbox: Arc<dyn Inbox>, events: mpsc::Sender<Event>) -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            pass: Mutex::new(config.pass.clone()),
+            ..Shared::default()
+        });
         let task = Task {
             shared: Arc::clone(&shared),
             inbox,
@@ -175,6 +188,22 @@ impl Client {
         (micros > 0).then(|| Duration::from_micros(micros))
     }
 
+    /// Replaces the pass. A connection that stands is left alone; the next dial shows the new one, and comes at once if
+    /// there is no connection.
+    pub fn set_pass(&self, pass: Option<String>) {
+        let before = std::mem::replace(&mut *lock(&self.shared.pass), pass.clone());
+        if before != pass && !self.is_connected() {
+            self.check_now();
+        }
+    }
+
+    /// Why the relay has refused us or closed the connection that we had, if that is the last it has done and we have got
+    /// no other pass since the dial. Known before the [`Event::Disconnected`] that it leads to.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        lock(&self.shared.refusal).clone()
+    }
+
     /// Asks the relay for a sign of life at once, and dials anew if there is none within three round trips or 500 ms;
     /// dials at once if there is no connection.
     pub fn check_now(&self) {
@@ -202,9 +231,15 @@ impl Task {
         let mut dialer = Dialer::new(&self.config);
         let mut backoff = Backoff::default();
         loop {
-            let ended = self.connect_once(&mut dialer).await;
+            let shown = self.pass();
+            let ended = self.connect_once(&mut dialer, shown.clone()).await;
             if ended.was_useful {
                 backoff.reset();
+            }
+            if self.pass() != shown {
+                // The one that came meanwhile has not been refused yet.
+                backoff.reset();
+                *lock(&self.shared.refusal) = None;
             }
             let error = ended.error;
             tracing::debug!(relay = %self.config.url, %error, "relay connection ended");
@@ -224,27 +259,33 @@ impl Task {
         }
     }
 
-    async fn connect_once(&self, dialer: &mut Dialer) -> Ended {
+    async fn connect_once(&self, dialer: &mut Dialer, pass: Option<String>) -> Ended {
         let started = Instant::now();
         let dialled = tokio::select! {
-            dialled = dialer.dial() => dialled,
+            dialled = dialer.dial(pass) => dialled,
             () = self.abandoned(started) => Err(dial::DialError::Abandoned),
         };
         match dialled {
             Ok(connection) => {
                 let handshake = started.elapsed();
                 tracing::debug!(relay = %self.config.url, ?handshake, "relay connected");
+                *lock(&self.shared.refusal) = None;
                 let ended = session::run(self, connection, handshake).await;
                 self.shared.connected.store(false, Ordering::Release);
                 ended
             }
             Err(error) => {
                 if let dial::DialError::Refused { reason } = &error {
+                    *lock(&self.shared.refusal) = Some(Refusal::from_text(reason));
                     let _ = self.events.send(Event::Health(reason.clone())).await;
                 }
                 Ended::useless(error.to_string())
             }
         }
+    }
+
+    fn pass(&self) -> Option<String> {
+        lock(&self.shared.pass).clone()
     }
 
     /// Waits until somebody asks for a check while the dial is already old.

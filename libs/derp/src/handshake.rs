@@ -25,6 +25,8 @@ pub struct ClientInfo {
     pub is_prober: bool,
     /// A name for statistics.
     pub app_name: Option<String>,
+    /// The text of a [`Pass`](crate::pass::Pass), in a field that other implementations skip.
+    pub pass: Option<String>,
 }
 
 /// What a server says about itself.
@@ -89,6 +91,7 @@ impl Default for ClientInfo {
             can_ack_pings: true,
             is_prober: false,
             app_name: None,
+            pass: None,
         }
     }
 }
@@ -123,20 +126,25 @@ impl ClientInfo {
         fields.add("CanAckPings", Some(json!(self.can_ack_pings)));
         fields.add("IsProber", self.is_prober.then_some(Value::Bool(true)));
         fields.add("AppName", self.app_name.as_ref().map(|name| json!(name)));
+        fields.add("culvertPass", self.pass.as_ref().map(|pass| json!(pass)));
         fields.finish()
     }
 
     fn from_json(bytes: &[u8]) -> Option<Self> {
         let fields = read_object(bytes)?;
         let flag = |name| field(&fields, name).map_or(Some(false), Value::as_bool);
+        let text = |name| {
+            field(&fields, name)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
         Some(Self {
             version: version(&fields)?,
             mesh_key: mesh_key(&fields)?,
             can_ack_pings: flag("CanAckPings")?,
             is_prober: flag("IsProber")?,
-            app_name: field(&fields, "AppName")
-                .and_then(Value::as_str)
-                .map(str::to_owned),
+            app_name: text("AppName"),
+            pass: text("culvertPass"),
         })
     }
 }
@@ -340,6 +348,7 @@ mod tests {
             can_ack_pings: false,
             is_prober: true,
             app_name: Some("a \"name\"".to_owned()),
+            pass: Some("EQ-_".to_owned()),
         };
         assert_eq!(ClientInfo::from_json(&info.to_json()), Some(info));
         let info = ServerInfo {

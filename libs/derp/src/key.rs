@@ -115,7 +115,8 @@ impl NodeKey {
         &self.0
     }
 
-    fn from_written(bytes: [u8; 32]) -> Result<Self, KeyError> {
+    /// Takes bytes that somebody wrote down: no second name for a key.
+    pub(crate) fn from_written(bytes: [u8; 32]) -> Result<Self, KeyError> {
         let key = Self::from_bytes(bytes)?;
         is_reduced(&bytes)
             .then_some(key)
@@ -232,11 +233,11 @@ fn is_reduced(bytes: &[u8; KEY_LEN]) -> bool {
     *last <= 0x7f && !(highest && *first >= 0xed)
 }
 
-pub(crate) fn encode_base64(bytes: &[u8; KEY_LEN]) -> String {
+fn encode_base64(bytes: &[u8; KEY_LEN]) -> String {
     STANDARD.encode(bytes)
 }
 
-pub(crate) fn decode_base64(text: &str) -> Result<[u8; 32], KeyError> {
+fn decode_base64(text: &str) -> Result<[u8; 32], KeyError> {
     if text.len() != BASE64_LENGTH {
         return Err(KeyError::Form);
     }

@@ -35,6 +35,10 @@ pub struct Actual {
     pub missing: BTreeSet<&'static str>,
     /// Values of the sysctls we look at, by path below `/proc/sys`.
     pub sysctls: BTreeMap<String, String>,
+    /// Those of them that can be read and not written from here, as in a container.
+    pub locked: BTreeSet<String>,
+    /// Legacy iptables is in use, and the lock that its users on the host share is out of reach.
+    pub unlocked_iptables: bool,
     /// Translated flows were to be forgotten and it is not known to have happened.
     pub flows_pending: bool,
 }
@@ -54,6 +58,8 @@ pub struct Device {
     pub queue: u32,
     /// Without link-local ones.
     pub addresses: BTreeSet<IpNet>,
+    /// IPv6 is turned off on it, and cannot be turned on from here.
+    pub no_v6: bool,
 }
 
 /// A route in our table.

@@ -1,6 +1,7 @@
 //! Making one change.
 
 use crate::actual::Actual;
+use crate::condition;
 use crate::desired::{Desired, Names};
 use crate::journal::{Journal, Turned};
 use crate::netfilter;
@@ -62,7 +63,9 @@ pub(crate) async fn apply(
     let device = actual.device.as_ref().map_or(0, |device| device.index);
     match change {
         Change::Turn { key, value } => return Ok(turn(key, value)),
-        Change::Sysctl { key, value } => return Ok(device_sysctl(key, value)),
+        Change::Sysctl { key, value } => {
+            return Ok(device_sysctl(netlink, names, device, key, value).await);
+        }
         Change::SetDevice => netlink.set_device(device, desired.mtu).await?,
         Change::AddAddress(address) => netlink.add_address(device, *address).await?,
         Change::DeleteAddress(address) => netlink.delete_address(device, *address).await?,
@@ -98,21 +101,26 @@ fn turn(key: &str, value: &str) -> Option<Condition> {
             tracing::info!(key, value, "forwarding turned on");
             None
         }
-        Err(error) => {
-            let dotted = key.replace('/', ".");
-            let message = format!(
-                "packet forwarding is off and cannot be turned on from here ({error}); run on the host: sysctl -w {dotted}={value}"
-            );
-            Some(Condition::new(ConditionCode::ForwardingOff, message))
-        }
+        Err(error) => Some(condition::forwarding_off(key, value, &error.to_string())),
     }
 }
 
-fn device_sysctl(key: &str, value: &str) -> Option<Condition> {
-    let error = sysctl::write(key, value).err()?;
-    let dotted = key.replace('/', ".");
-    let message = format!("{error}; run on the host: sysctl -w {dotted}={value}");
-    Some(Condition::new(ConditionCode::DeviceSysctl, message))
+async fn device_sysctl(
+    netlink: &Netlink,
+    names: &Names,
+    device: u32,
+    key: &str,
+    value: &str,
+) -> Option<Condition> {
+    let error = match sysctl::attribute(key, &names.device, value) {
+        Some(attribute) => netlink
+            .set_attribute(device, attribute)
+            .await
+            .err()?
+            .to_string(),
+        None => sysctl::write(key, value).err()?.to_string(),
+    };
+    Some(condition::device_sysctl(key, value, &error))
 }
 
 async fn make_table(

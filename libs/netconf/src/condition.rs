@@ -2,9 +2,10 @@
 
 use crate::actual::Actual;
 use crate::desired::{Desired, Names};
+use crate::iptables::LOCK;
 use crate::nft::Table;
 use crate::report::{Condition, ConditionCode};
-use crate::sysctl;
+use crate::sysctl::{self, Setting};
 
 /// The conditions a reading shows.
 pub(crate) fn conditions(names: &Names, desired: &Desired, actual: &Actual) -> Vec<Condition> {
@@ -25,6 +26,50 @@ pub(crate) fn conditions(names: &Names, desired: &Desired, actual: &Actual) -> V
     found.extend(foreign_rules(names, actual));
     found.extend(firewalls(names, desired, actual));
     found.extend(linkdown(actual));
+    found.extend(locked(names, desired, actual));
+    found
+}
+
+/// Why a sysctl of our device is not as it should be.
+pub(crate) fn device_sysctl(key: &str, value: &str, error: &str) -> Condition {
+    let message = format!(
+        "{key} cannot be set to {value} ({error}); {}",
+        sysctl::remedy(key, value)
+    );
+    Condition::new(ConditionCode::DeviceSysctl, message)
+}
+
+/// Why nothing of the pods is forwarded.
+pub(crate) fn forwarding_off(key: &str, value: &str, error: &str) -> Condition {
+    let message = format!(
+        "packet forwarding is off and cannot be turned on from here ({error}); {}",
+        sysctl::remedy(key, value)
+    );
+    Condition::new(ConditionCode::ForwardingOff, message)
+}
+
+/// Sysctls that ought to be otherwise and cannot be set from here.
+fn locked(names: &Names, desired: &Desired, actual: &Actual) -> Vec<Condition> {
+    const READ_ONLY: &str = "/proc/sys cannot be written";
+    let is_wrong = |setting: &Setting| {
+        let now = actual.sysctls.get(&setting.key);
+        now.is_some_and(|now| now != setting.value) && actual.locked.contains(&setting.key)
+    };
+    let host = sysctl::host_settings(desired, actual.v6);
+    let host = host.iter().filter(|setting| is_wrong(setting));
+    let mut found: Vec<_> = host
+        .map(|setting| forwarding_off(&setting.key, setting.value, READ_ONLY))
+        .collect();
+    if desired.device && actual.device.is_some() {
+        let device = sysctl::device_settings(names, desired, actual.v6);
+        let by_file = |setting: &&Setting| {
+            setting.needed
+                && is_wrong(setting)
+                && sysctl::attribute(&setting.key, &names.device, setting.value).is_none()
+        };
+        let device = device.iter().filter(by_file);
+        found.extend(device.map(|setting| device_sysctl(&setting.key, setting.value, READ_ONLY)));
+    }
     found
 }
 
@@ -80,7 +125,13 @@ fn firewalls(names: &Names, desired: &Desired, actual: &Actual) -> Vec<Condition
         );
         Condition::new(ConditionCode::IptablesMissing, message)
     });
-    drops.chain(missing).collect()
+    let lock = actual.unlocked_iptables.then(|| {
+        let message = format!(
+            "legacy iptables is in use and its lock {LOCK} is out of reach, so that a change of ours may undo one that somebody else makes at the same moment; mount {LOCK} of the host (a hostPath volume of type FileOrCreate)"
+        );
+        Condition::new(ConditionCode::IptablesUnlocked, message)
+    });
+    drops.chain(missing).chain(lock).collect()
 }
 
 fn linkdown(actual: &Actual) -> Vec<Condition> {

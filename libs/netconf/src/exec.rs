@@ -24,8 +24,18 @@ impl Program {
     ///
     /// The child inherits the network namespace of the calling thread.
     pub(crate) async fn run(self, args: &[&str], stdin: &str) -> Result<String, CommandError> {
+        self.run_with(args, stdin, &[]).await
+    }
+
+    /// The same with variables added to its environment.
+    pub(crate) async fn run_with(
+        self,
+        args: &[&str],
+        stdin: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<String, CommandError> {
         tracing::trace!(program = self.name, ?args, "run");
-        match tokio::time::timeout(LIMIT, self.output(args, stdin)).await {
+        match tokio::time::timeout(LIMIT, self.output(args, stdin, variables)).await {
             Ok(result) => result,
             Err(_) => Err(CommandError::TimedOut {
                 program: self.name,
@@ -34,11 +44,17 @@ impl Program {
         }
     }
 
-    async fn output(self, args: &[&str], stdin: &str) -> Result<String, CommandError> {
+    async fn output(
+        self,
+        args: &[&str],
+        stdin: &str,
+        variables: &[(&str, &str)],
+    ) -> Result<String, CommandError> {
         let mut child = Command::new(self.name)
             .args(args)
             .env("LC_ALL", "C")
             .env("PATH", search_path())
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -7,7 +7,8 @@
 mod analysis;
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use crate::desired::{Desired, Names};
 use crate::exec::Program;
@@ -15,6 +16,11 @@ use crate::nft::{BaseChain, Hook};
 use crate::report::CommandError;
 
 pub(crate) use analysis::analyse;
+
+/// The file that all users of legacy iptables on a host lock, and the only one it knows.
+pub(crate) const LOCK: &str = "/run/xtables.lock";
+/// What is locked instead where that file is out of reach: it always exists, and keeps at least our own runs apart.
+const OWN_LOCK: (&str, &str) = ("XTABLES_LOCKFILE", "/dev/null");
 
 /// Which of the two incompatible kernels interfaces holds a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -142,9 +148,27 @@ impl Backend {
         }
     }
 
+    /// Whether it needs the lock and cannot have it: legacy iptables then does nothing at all.
+    pub(crate) fn lacks_lock(self) -> bool {
+        self.flavour == Flavour::Legacy
+            && File::open(LOCK).is_err()
+            && OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(LOCK)
+                .is_err()
+    }
+
+    async fn run(self, args: &[&str]) -> Result<String, CommandError> {
+        let variables: &[_] = if self.lacks_lock() { &[OWN_LOCK] } else { &[] };
+        self.program().run_with(args, "", variables).await
+    }
+
     /// The filter table as `-S` prints it.
     pub(crate) async fn list(self) -> Result<String, CommandError> {
-        self.program().run(&["-w", "10", "-S"], "").await
+        self.run(&["-w", "10", "-S"]).await
     }
 
     /// Puts an accept at `position`, or at the end.
@@ -162,7 +186,7 @@ impl Backend {
         };
         let spec = accept.spec(names);
         args.extend(spec.iter().map(String::as_str));
-        self.program().run(&args, "").await.map(drop)
+        self.run(&args).await.map(drop)
     }
 
     /// Removes one accept.
@@ -175,7 +199,7 @@ impl Backend {
         let spec = accept.spec(names);
         let mut args = vec!["-w", "10", "-D", hook.chain()];
         args.extend(spec.iter().map(String::as_str));
-        self.program().run(&args, "").await.map(drop)
+        self.run(&args).await.map(drop)
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::actual::{Device, Route, Rule};
 use crate::desired::{Names, host, is_v6};
 use crate::report::{HostAddress, ReadError};
+use crate::sysctl::Attribute;
 
 /// Packets the device queues for a reader that is busy.
 pub(crate) const QUEUE: u32 = 10_000;
@@ -190,6 +191,18 @@ impl Netlink {
             .mtu(mtu)
             .append_extra_attribute(message::queue(QUEUE))
             .up()
+            .build();
+        self.handle().await.link().set(link).execute().await
+    }
+
+    /// Sets a sysctl of the device, which takes no file that can be written.
+    pub(crate) async fn set_attribute(
+        &self,
+        index: u32,
+        attribute: Attribute,
+    ) -> Result<(), Error> {
+        let link = LinkUnspec::new_with_index(index)
+            .append_extra_attribute(message::sysctl(attribute))
             .build();
         self.handle().await.link().set(link).execute().await
     }

@@ -23,7 +23,7 @@ pub enum Change {
         /// New value.
         value: String,
     },
-    /// Set a sysctl of our device, which goes with it.
+    /// Set a sysctl of our device, which goes with it; over netlink where that can.
     Sysctl {
         /// Path below `/proc/sys`.
         key: String,
@@ -152,6 +152,7 @@ pub fn plan(names: &Names, desired: &Desired, actual: &Actual) -> Vec<Change> {
 /// The routes `desired` asks for. Live ones need the device to be there.
 pub(crate) fn routes(desired: &Desired, actual: &Actual) -> BTreeSet<Route> {
     let usable = |net: &&IpNet| actual.v6 || !is_v6(net);
+    let reachable = |net: &&IpNet| takes_v6(actual) || !is_v6(net);
     let held = desired.held.iter().chain(&desired.remote).filter(usable);
     let mut routes: BTreeSet<_> = held
         .map(|net| Route {
@@ -160,7 +161,7 @@ pub(crate) fn routes(desired: &Desired, actual: &Actual) -> BTreeSet<Route> {
         })
         .collect();
     if desired.device && actual.device.is_some() {
-        routes.extend(desired.remote.iter().filter(usable).map(|net| Route {
+        routes.extend(desired.remote.iter().filter(reachable).map(|net| Route {
             prefix: net.trunc(),
             target: Target::Device {
                 source: source(desired, actual, is_v6(net)),
@@ -169,6 +170,11 @@ pub(crate) fn routes(desired: &Desired, actual: &Actual) -> BTreeSet<Route> {
         }));
     }
     routes
+}
+
+/// Whether our device takes IPv6.
+fn takes_v6(actual: &Actual) -> bool {
+    actual.v6 && actual.device.as_ref().is_none_or(|device| !device.no_v6)
 }
 
 /// An address of ours the far side can answer: on the device, or on the bridge of the pods.
@@ -181,11 +187,8 @@ fn source(desired: &Desired, actual: &Actual, v6: bool) -> Option<IpAddr> {
 
 fn host(desired: &Desired, actual: &Actual, changes: &mut Vec<Change>) {
     for setting in sysctl::host_settings(desired, actual.v6) {
-        if actual
-            .sysctls
-            .get(&setting.key)
-            .is_some_and(|value| value == "0")
-        {
+        let now = actual.sysctls.get(&setting.key);
+        if now.is_some_and(|now| now == "0") && !actual.locked.contains(&setting.key) {
             changes.push(Change::Turn {
                 key: setting.key,
                 value: setting.value.to_owned(),
@@ -200,7 +203,9 @@ fn device(names: &Names, desired: &Desired, actual: &Actual, changes: &mut Vec<C
     };
     for setting in sysctl::device_settings(names, desired, actual.v6) {
         let now = actual.sysctls.get(&setting.key);
-        if now.is_some_and(|now| now != setting.value) {
+        let is_out_of_reach = actual.locked.contains(&setting.key)
+            && sysctl::attribute(&setting.key, &names.device, setting.value).is_none();
+        if now.is_some_and(|now| now != setting.value) && !is_out_of_reach {
             changes.push(Change::Sysctl {
                 key: setting.key,
                 value: setting.value.to_owned(),
@@ -214,7 +219,7 @@ fn device(names: &Names, desired: &Desired, actual: &Actual, changes: &mut Vec<C
         .addresses
         .iter()
         .copied()
-        .filter(|net| actual.v6 || !is_v6(net))
+        .filter(|net| takes_v6(actual) || !is_v6(net))
         .collect();
     let surplus = device.addresses.difference(&wanted);
     let absent = wanted.difference(&device.addresses);

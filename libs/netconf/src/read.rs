@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::actual::Actual;
+use crate::actual::{Actual, Device};
 use crate::desired::Names;
 use crate::iptables::{self, Backend, Chain};
 use crate::journal::Entries;
@@ -32,9 +32,14 @@ pub(crate) async fn read(
     let routes = netlink.routes(names, index, v6).await?;
     let rules = netlink.rules(names, v6).await?;
     let firewalls = firewalls(names, entries.table_digest, port).await?;
+    let sysctls = sysctl::read_all(names);
+    let locked = sysctl::locked(sysctls.keys());
+    let disabled = format!("net/ipv6/conf/{}/disable_ipv6", names.device);
+    let no_v6 =
+        locked.contains(&disabled) && sysctls.get(&disabled).is_some_and(|value| value != "0");
     let actual = Actual {
         v6,
-        device: interfaces.device,
+        device: interfaces.device.map(|device| Device { no_v6, ..device }),
         addresses: interfaces
             .addresses
             .iter()
@@ -48,7 +53,9 @@ pub(crate) async fn read(
         chains: firewalls.chains,
         native_drops: firewalls.native_drops,
         missing: firewalls.missing,
-        sysctls: sysctl::read_all(names),
+        sysctls,
+        locked,
+        unlocked_iptables: firewalls.unlocked_iptables,
         flows_pending: entries.flows_pending,
     };
     Ok(Reading {
@@ -63,6 +70,7 @@ struct Firewalls {
     chains: Vec<Chain>,
     native_drops: Vec<NativeDrop>,
     missing: BTreeSet<&'static str>,
+    unlocked_iptables: bool,
 }
 
 async fn firewalls(names: &Names, digest: Option<u64>, port: u16) -> Result<Firewalls, ReadError> {
@@ -76,6 +84,7 @@ async fn firewalls(names: &Names, digest: Option<u64>, port: u16) -> Result<Fire
         Err(error) => found.table = Table::Unknown(error.to_string()),
     }
     for backend in iptables::in_use(&native) {
+        found.unlocked_iptables |= backend.lacks_lock();
         match backend.list().await {
             Ok(listing) => {
                 native.retain(|chain| !is_held_by(chain, backend));

@@ -56,6 +56,8 @@ pub enum ConditionCode {
     NftMissing,
     /// The iptables flavour that holds a DROP has no program here.
     IptablesMissing,
+    /// Legacy iptables is in use, and the lock that its users share is out of reach.
+    IptablesUnlocked,
     /// Translated flows from before could not be removed from connection tracking.
     OldFlows,
 }
@@ -74,6 +76,7 @@ impl ConditionCode {
             Self::LinkdownRoutesIgnored => "LinkdownRoutesIgnored",
             Self::NftMissing => "NftMissing",
             Self::IptablesMissing => "IptablesMissing",
+            Self::IptablesUnlocked => "IptablesUnlocked",
             Self::OldFlows => "OldFlows",
         }
     }

@@ -1,7 +1,10 @@
 //! Files under `/proc/sys`. Keys are paths below it; the `net` subtree is that of the calling thread's namespace.
+//!
+//! In a container they can be read and not written. Most of what is set on our own device has a way over netlink, which
+//! is taken everywhere; see [`attribute`].
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::Path;
 
@@ -17,6 +20,31 @@ pub(crate) const FORWARD_V6: &str = "net/ipv6/conf/all/forwarding";
 pub(crate) struct Setting {
     pub(crate) key: String,
     pub(crate) value: &'static str,
+    /// Without it something does not work, so that somebody is told when it cannot be set.
+    pub(crate) needed: bool,
+}
+
+/// A sysctl of one device as `RTM_SETLINK` takes it in `IFLA_AF_SPEC`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attribute {
+    /// In `IFLA_INET_CONF`: its number in `linux/ip.h` (`IPV4_DEVCONF_*`) and a value of four bytes.
+    Inet(u16, u32),
+    /// In `AF_INET6`: its number in `linux/if_link.h` (`IFLA_INET6_*`) and a value of one byte.
+    Inet6(u16, u8),
+}
+
+/// The way over netlink to set `key` of `device`, if there is one.
+pub(crate) fn attribute(key: &str, device: &str, value: &str) -> Option<Attribute> {
+    let inet = |number| Some(Attribute::Inet(number, value.parse().ok()?));
+    let (folder, name) = key.rsplit_once('/')?;
+    let family = folder.strip_suffix(device)?.strip_suffix("/conf/")?;
+    match (family, name) {
+        ("net/ipv4", "forwarding") => inet(1),
+        ("net/ipv4", "rp_filter") => inet(8),
+        ("net/ipv4", "ignore_routes_with_linkdown") => inet(29),
+        ("net/ipv6", "addr_gen_mode") => Some(Attribute::Inet6(8, value.parse().ok()?)),
+        _ => None,
+    }
 }
 
 /// What `desired` asks of our own device.
@@ -25,10 +53,12 @@ pub(crate) fn device_settings(names: &Names, desired: &Desired, v6: bool) -> Vec
     let v4 = |name: &str, value| Setting {
         key: format!("net/ipv4/conf/{device}/{name}"),
         value,
+        needed: true,
     };
-    let on_v6 = |name: &str, value| Setting {
+    let on_v6 = |name: &str, value, needed| Setting {
         key: format!("net/ipv6/conf/{device}/{name}"),
         value,
+        needed,
     };
     // Loose: the way back to a remote pod is our rule, which strict reverse path filtering of some kernels does not see for host traffic.
     let mut settings = vec![v4("rp_filter", "2"), v4("ignore_routes_with_linkdown", "0")];
@@ -37,14 +67,17 @@ pub(crate) fn device_settings(names: &Names, desired: &Desired, v6: bool) -> Vec
     }
     if v6 {
         if desired.uses_v6() {
-            settings.push(on_v6("disable_ipv6", "0"));
+            settings.push(on_v6("disable_ipv6", "0", true));
         }
-        settings.push(on_v6("accept_ra", "0"));
-        settings.push(on_v6("autoconf", "0"));
-        settings.push(on_v6("addr_gen_mode", "1"));
-        settings.push(on_v6("ignore_routes_with_linkdown", "0"));
+        // Only a second line: a router advertisement counts from a link-local source alone, which no peer has and our
+        // table drops.
+        settings.push(on_v6("accept_ra", "0", false));
+        settings.push(on_v6("autoconf", "0", false));
+        settings.push(on_v6("addr_gen_mode", "1", true));
+        settings.push(on_v6("ignore_routes_with_linkdown", "0", true));
         if desired.forwards(true) {
-            settings.push(on_v6("forwarding", "1"));
+            // The kernel asks the switch for all devices whether to forward; this one only makes the device a router's.
+            settings.push(on_v6("forwarding", "1", false));
         }
     }
     settings
@@ -59,6 +92,7 @@ pub(crate) fn host_settings(desired: &Desired, v6: bool) -> Vec<Setting> {
         .map(|(key, ..)| Setting {
             key: key.to_owned(),
             value: "1",
+            needed: true,
         })
         .collect()
 }
@@ -89,6 +123,23 @@ pub(crate) fn read_all(names: &Names) -> BTreeMap<String, String> {
         .chain(v6)
         .filter_map(|key| read(&key).map(|value| (key, value)))
         .collect()
+}
+
+/// Those of `keys` that can be read and not written from here.
+pub(crate) fn locked<'a>(keys: impl Iterator<Item = &'a String>) -> BTreeSet<String> {
+    let is_locked = |key: &&String| {
+        // Opening alone changes nothing.
+        path(key).is_some_and(|path| OpenOptions::new().write(true).open(path).is_err())
+    };
+    keys.filter(is_locked).cloned().collect()
+}
+
+/// What to run on the host to set `key`.
+pub(crate) fn remedy(key: &str, value: &str) -> String {
+    format!(
+        "run on the host: sysctl -w {}={value}",
+        key.replace('/', ".")
+    )
 }
 
 /// Everything the kernel rewrites when the forwarding switch `key` is turned, with the values of now.
@@ -164,6 +215,30 @@ mod tests {
             assert!(write(key, "1").is_err(), "{key}");
         }
         assert!(read(FORWARD_V4).is_some_and(|value| value == "0" || value == "1"));
+    }
+
+    #[test]
+    fn what_netlink_can_set_is_known_by_its_key() {
+        let cases = [
+            (
+                "net/ipv4/conf/culvert0/rp_filter",
+                "2",
+                Some(Attribute::Inet(8, 2)),
+            ),
+            (
+                "net/ipv6/conf/culvert0/addr_gen_mode",
+                "1",
+                Some(Attribute::Inet6(8, 1)),
+            ),
+            ("net/ipv6/conf/culvert0/rp_filter", "2", None),
+            ("net/ipv4/conf/culvert00/rp_filter", "2", None),
+            ("net/ipv4/conf/all/rp_filter", "2", None),
+            ("net/ipv4/ip_forward", "1", None),
+            ("net/ipv4/conf/culvert0/rp_filter", "two", None),
+        ];
+        for (key, value, expected) in cases {
+            assert_eq!(attribute(key, "culvert0", value), expected, "{key}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! All peers of a cluster: relays, connections, conversations.
 //!
 //! * [`Sync::spawn`] takes what this side has and whom it may speak to, each as a `watch`, and follows their changes.
+//! * [`Sync::join_requests`] gives what the holders of open invites ask for.
 //! * [`Sync::peers`] shows what every peer is and proposes, [`Sync::relays`] how the relays are. Both show the present
 //!   state, so whoever looks seldom misses nothing but history, and nothing piles up.
 //!
@@ -10,18 +11,24 @@
 mod backoff;
 mod door;
 mod hub;
+mod lobby;
 mod peer;
+mod relays;
 mod talk;
 
+pub(crate) use backoff::Backoff;
+pub(crate) use relays::Relays;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use derp::RelayUrl;
-use tokio::sync::{oneshot, watch};
+use derp::{ClusterIdentity, ClusterSecret, Refusal as RelayRefusal, RelayUrl};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::identity::{ClusterIdentity, ClusterSecret};
+use crate::join::JoinRequest;
 use crate::message::{CloseReason, ClusterName, Records, Refusal};
 use crate::quic::{SetupError, Switch};
 use crate::session::{Limits, SessionError};
@@ -40,6 +47,22 @@ pub struct Config {
     pub limits: Limits,
 }
 
+/// What a [`Sync`] follows. Each holds everything that there is: what is not in the latest value is gone.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// The relays to be connected to; one for each URL.
+    pub relays: watch::Receiver<Vec<Relay>>,
+    /// Who may be spoken to.
+    pub peers: watch::Receiver<BTreeSet<ClusterIdentity>>,
+    /// Our nodes.
+    pub records: watch::Receiver<Arc<Records>>,
+    /// What each peer is given: the statement that it may use our relays. A text that is none, or longer than
+    /// [`MAX_STATEMENT`](crate::MAX_STATEMENT), counts as none.
+    pub memberships: watch::Receiver<BTreeMap<ClusterIdentity, String>>,
+    /// The temporary identities of invites whose holders are heard; up to 256.
+    pub invites: watch::Receiver<BTreeSet<ClusterIdentity>>,
+}
+
 /// How long things take.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
@@ -54,12 +77,16 @@ pub struct Timing {
 }
 
 /// A relay to be connected to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Relay {
-    /// Where it is.
+    /// By what it is known.
     pub url: RelayUrl,
+    /// Where it is dialled, if not there: what is in the same cluster can often not be reached by its public URL.
+    pub dial: Option<RelayUrl>,
     /// Certificates (PEM) to trust instead of the public ones.
     pub ca_bundle: Option<String>,
+    /// What is shown to it. A change is for the next dial, and ends no connection.
+    pub pass: Option<String>,
 }
 
 /// How a relay is.
@@ -69,6 +96,8 @@ pub struct RelayState {
     pub connected: bool,
     /// Why not, or what it finds wrong.
     pub problem: Option<String>,
+    /// Why it does not let us in, if that is the last it has done.
+    pub refusal: Option<RelayRefusal>,
     /// The last round trip to it.
     pub rtt: Option<Duration>,
 }
@@ -84,6 +113,8 @@ pub struct PeerView {
     pub refused: Arc<[Refusal]>,
     /// Whether the peer has taken over everything that this side has.
     pub synced: bool,
+    /// The last statement that we may use the peer's relays, if it has not taken it back. Nobody has looked into it yet.
+    pub membership: Option<String>,
 }
 
 /// Whether we speak to a peer.
@@ -151,6 +182,7 @@ pub enum DownReason {
 pub struct Sync {
     peers: watch::Receiver<BTreeMap<ClusterIdentity, PeerView>>,
     relays: watch::Receiver<BTreeMap<RelayUrl, RelayState>>,
+    join_requests: Option<mpsc::Receiver<JoinRequest>>,
     switch: Arc<Switch>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
@@ -189,7 +221,32 @@ impl Default for PeerView {
             records: None,
             refused: Arc::default(),
             synced: false,
+            membership: None,
         }
+    }
+}
+
+impl Relay {
+    /// A relay that is dialled at its URL and asks for no pass.
+    #[must_use]
+    pub fn new(url: RelayUrl) -> Self {
+        Self {
+            url,
+            dial: None,
+            ca_bundle: None,
+            pass: None,
+        }
+    }
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relay")
+            .field("url", &self.url)
+            .field("dial", &self.dial)
+            .field("has_ca_bundle", &self.ca_bundle.is_some())
+            .field("has_pass", &self.pass.is_some())
+            .finish()
     }
 }
 
@@ -212,8 +269,7 @@ impl PeerView {
 }
 
 impl Sync {
-    /// Starts on the running tokio runtime. The watches hold everything that there is: a peer, relay or record that is not
-    /// in the latest value is gone.
+    /// Starts on the running tokio runtime.
     ///
     /// # Errors
     /// When TLS or QUIC cannot be set up with this identity.
@@ -223,19 +279,25 @@ impl Sync {
     pub fn spawn(
         config: Config,
         secret: ClusterSecret,
-        relays: watch::Receiver<Vec<Relay>>,
-        peers: watch::Receiver<BTreeSet<ClusterIdentity>>,
-        records: watch::Receiver<Arc<Records>>,
+        inputs: Inputs,
     ) -> Result<Self, SetupError> {
-        let hub = Hub::new(config, secret, records)?;
+        let (requests, join_requests) = mpsc::channel(lobby::MAX_REQUESTS);
+        let hub = Hub::new(config, secret, inputs, requests)?;
         let (stop, stopped) = oneshot::channel();
         Ok(Self {
             peers: hub.peers(),
             relays: hub.relays(),
+            join_requests: Some(join_requests),
             switch: hub.switch(),
             stop: Some(stop),
-            task: tokio::spawn(hub.run(relays, peers, stopped)),
+            task: tokio::spawn(hub.run(stopped)),
         })
+    }
+
+    /// Where the holders of open invites ask to be let in; at most one request of each invite at a time. The first call
+    /// takes it. Requests that nobody answers are refused as [`Busy`](crate::RefusedCode::Busy).
+    pub fn join_requests(&mut self) -> Option<mpsc::Receiver<JoinRequest>> {
+        self.join_requests.take()
     }
 
     /// Every peer that may be spoken to.

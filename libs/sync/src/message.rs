@@ -9,6 +9,7 @@
 //!            "homeRelay": "https://relay.example.org", "prefixes": ["10.1.0.0/24"], "generation": 7}]}}
 //! {"delta": {"sequence": 2, "nodes": [], "removedNodes": ["berlin-1"]}}
 //! {"ack": {"sequence": 2}}
+//! {"membership": {"text": "..."}}
 //! ```
 //!
 //! Other lists than `nodes` (services, say) can join `state` and `delta` without a new version.
@@ -16,17 +17,22 @@
 mod buffer;
 mod name;
 mod record;
+mod statement;
 mod wire;
 
 pub use buffer::MessageBuffer;
 pub use name::{ClusterName, NameError, NodeName};
 pub use record::{MAX_NODES, MAX_PREFIXES, NodeRecord, RecordError, Records, Refusal, TooMuch};
+pub use statement::MAX_STATEMENT;
 pub use wire::DecodeError;
 
-pub(crate) use wire::{PART_BYTES, encoded_length};
+pub(crate) use statement::is_statement;
+pub(crate) use wire::{Capped, PART_BYTES, encoded_length};
 
 use std::fmt;
 use std::sync::Arc;
+
+use serde::Serialize;
 
 /// The version of the conversation that this crate speaks.
 pub const VERSION: u32 = 1;
@@ -50,6 +56,12 @@ pub enum Message {
     Ack {
         /// The sequence number.
         sequence: u64,
+    },
+    /// What the sender, as the owner of relays, gives the receiver: the statement that it may use them. Replaces the one
+    /// before; without a text there is none any more.
+    Membership {
+        /// The statement, as relays take it. At most [`MAX_STATEMENT`] bytes.
+        text: Option<String>,
     },
     /// A kind that this version does not know. Ignored.
     Unknown,
@@ -170,15 +182,7 @@ impl Message {
     /// [`Message::Unknown`].
     #[must_use]
     pub fn encode(&self) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; LENGTH_BYTES];
-        wire::encode(self, &mut bytes)?;
-        let length = bytes.len() - LENGTH_BYTES;
-        if length > MAX_MESSAGE {
-            return None;
-        }
-        let head = u32::try_from(length).ok()?.to_be_bytes();
-        bytes.get_mut(..LENGTH_BYTES)?.copy_from_slice(&head);
-        Some(bytes)
+        frame(&wire::envelope(self)?, MAX_MESSAGE)
     }
 
     /// Reads the bytes of one message, without the length.
@@ -188,6 +192,19 @@ impl Message {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         wire::decode(bytes)
     }
+}
+
+/// JSON with its length before it; `None` if it is longer than that.
+pub(crate) fn frame(message: &impl Serialize, longest: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; LENGTH_BYTES];
+    serde_json::to_writer(&mut bytes, message).ok()?;
+    let length = bytes.len() - LENGTH_BYTES;
+    if length > longest {
+        return None;
+    }
+    let head = u32::try_from(length).ok()?.to_be_bytes();
+    bytes.get_mut(..LENGTH_BYTES)?.copy_from_slice(&head);
+    Some(bytes)
 }
 
 #[cfg(test)]

@@ -13,17 +13,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use derp::{ClusterIdentity, ClusterSecret};
 use quinn::rustls::pki_types::CertificateDer;
 use quinn::{
     ClientConfig, ConnectError, Connection, ConnectionError, EndpointConfig, IdleTimeout, Incoming,
-    RecvStream, SendStream, ServerConfig, TokioRuntime, TransportConfig, TransportErrorCode,
-    VarInt,
+    ReadError, RecvStream, SendStream, ServerConfig, TokioRuntime, TransportConfig,
+    TransportErrorCode, VarInt,
 };
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::identity::{ClusterIdentity, ClusterSecret};
-use crate::message::CloseReason;
+use crate::message::{CloseReason, DecodeError, MessageBuffer};
 use socket::{MAX_DATAGRAM, RelaySocket};
 use tls::Tls;
 
@@ -37,6 +37,8 @@ const MAX_INCOMING: usize = 64;
 const INCOMING_BYTES: u64 = 64 << 10;
 /// The alert by which TLS says that a key is not the expected one (RFC 8446: access_denied).
 const ACCESS_DENIED: u8 = 49;
+/// How many keep-alive intervals nothing may come from a peer before the relay it was heard on is doubted.
+const DOUBT: f64 = 1.5;
 /// What TLS needs as a name. Nobody looks at it: the key counts.
 const SERVER_NAME: &str = "cluster.invalid";
 
@@ -88,6 +90,8 @@ pub(crate) enum LinkEnd {
     Closed,
     /// Nothing arrives any more.
     Lost,
+    /// The other end has no room for another connection.
+    Full,
     /// QUIC or TLS could not go on.
     Broken,
 }
@@ -108,6 +112,17 @@ pub(crate) struct Link {
     pub(crate) receive: RecvStream,
 }
 
+/// Why there is no message on a stream.
+#[derive(Debug, Error)]
+pub(crate) enum FrameError {
+    #[error("the connection ended: {0:?}")]
+    Lost(LinkEnd),
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error("the other end stopped speaking")]
+    Finished,
+}
+
 /// Our end of all connections.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
@@ -121,7 +136,7 @@ impl Endpoint {
     /// Must be called on a tokio runtime.
     pub(crate) fn new(secret: &ClusterSecret, timing: LinkTiming) -> Result<Self, SetupError> {
         let tls = Tls::new(secret)?;
-        let switch = Arc::new(Switch::default());
+        let switch = Arc::new(Switch::new(timing.keep_alive.mul_f64(DOUBT)));
         let mut config = EndpointConfig::default();
         config.max_udp_payload_size(MAX_DATAGRAM)?;
         // Incoming connections get a configuration of their own; this one lets nobody but ourselves in.
@@ -161,6 +176,7 @@ impl Endpoint {
         peer: ClusterIdentity,
         address: SocketAddr,
     ) -> Result<Link, LinkError> {
+        self.switch.doubt(address);
         let mut config = ClientConfig::new(self.tls.client(peer)?);
         config.transport_config(Arc::new(self.transport()?));
         let connecting = self.inner.connect_with(config, address, SERVER_NAME)?;
@@ -248,6 +264,33 @@ impl Endpoint {
     }
 }
 
+impl Link {
+    /// The bytes of the next message, which may be that long. For conversations in which nothing comes after it.
+    pub(crate) async fn read_frame(&mut self, longest: usize) -> Result<Vec<u8>, FrameError> {
+        let mut buffer = MessageBuffer::default();
+        loop {
+            if let Some(frame) = buffer.next_frame(longest)? {
+                return Ok(frame.to_vec());
+            }
+            let chunk = self.receive.read_chunk(longest, true).await;
+            let chunk = chunk.map_err(|error| FrameError::Lost(LinkEnd::from(&error)))?;
+            buffer.push(&chunk.ok_or(FrameError::Finished)?.bytes);
+        }
+    }
+}
+
+impl From<&ReadError> for LinkEnd {
+    fn from(error: &ReadError) -> Self {
+        match error {
+            ReadError::ConnectionLost(error) => error.into(),
+            ReadError::Reset(_)
+            | ReadError::ClosedStream
+            | ReadError::IllegalOrderedRead
+            | ReadError::ZeroRttRejected => Self::Broken,
+        }
+    }
+}
+
 impl From<&LinkError> for LinkEnd {
     fn from(error: &LinkError) -> Self {
         match error {
@@ -269,6 +312,11 @@ impl From<&ConnectionError> for LinkEnd {
             ConnectionError::TransportError(error) if error.code == denied => Self::WrongKey,
             ConnectionError::ConnectionClosed(close) if close.error_code == denied => {
                 Self::RefusedKey
+            }
+            ConnectionError::ConnectionClosed(close)
+                if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+            {
+                Self::Full
             }
             ConnectionError::TimedOut | ConnectionError::Reset => Self::Lost,
             ConnectionError::LocallyClosed => Self::Closed,

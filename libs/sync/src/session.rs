@@ -2,7 +2,8 @@
 //!
 //! Drive it like this:
 //!
-//! 1. Feed what arrives to [`Session::handle_message`], and new local records to [`Session::set_local`].
+//! 1. Feed what arrives to [`Session::handle_message`], and what is new here to [`Session::set_local`] and
+//!    [`Session::set_membership`].
 //! 2. Take [`Session::poll_event`] until there is none; decide on [`Event::Hello`] before going on.
 //! 3. Write what [`Session::poll_transmit`] gives, one message after the other, as fast as the stream takes them.
 //! 4. Call [`Session::handle_timeout`] at [`Session::poll_timeout`].
@@ -13,6 +14,7 @@
 
 mod arbiter;
 mod bucket;
+mod gift;
 mod incoming;
 mod outgoing;
 
@@ -25,6 +27,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::message::{CloseReason, Hello, Message, Records, Refusal};
+use gift::Gift;
 use incoming::Incoming;
 use outgoing::Outgoing;
 
@@ -67,6 +70,8 @@ pub enum Event {
         /// What it sent and is no node; the latest 64.
         refused: Arc<[Refusal]>,
     },
+    /// The other side's statement that we may use its relays; `None`: it takes it back. This crate has not looked into it.
+    Membership(Option<String>),
 }
 
 /// Why a conversation ends.
@@ -128,6 +133,7 @@ pub struct Session {
     bucket: Bucket,
     incoming: Incoming,
     outgoing: Outgoing,
+    membership: Gift,
     news: News,
 }
 
@@ -135,6 +141,7 @@ pub struct Session {
 #[derive(Debug, Default)]
 struct News {
     hello: Option<Hello>,
+    membership: Option<Option<String>>,
     records: bool,
 }
 
@@ -150,6 +157,7 @@ impl Session {
             bucket: Bucket::new(now, limits.burst, limits.rate),
             incoming: Incoming::default(),
             outgoing: Outgoing::new(local),
+            membership: Gift::default(),
             news: News::default(),
         }
     }
@@ -165,7 +173,12 @@ impl Session {
         match message {
             Message::Hello(hello) => self.greet(hello)?,
             Message::Unknown => {}
-            Message::State(_) | Message::Delta(_) | Message::Ack { .. } if !self.greeted => {
+            Message::State(_)
+            | Message::Delta(_)
+            | Message::Ack { .. }
+            | Message::Membership { .. }
+                if !self.greeted =>
+            {
                 return Err(SessionError::Greeting);
             }
             Message::State(part) => self.news.records |= self.incoming.handle_state(part)?,
@@ -176,6 +189,7 @@ impl Session {
             Message::Ack { sequence } => {
                 self.outgoing.handle_ack(sequence)?;
             }
+            Message::Membership { text } => self.news.membership = Some(text),
         }
         Ok(())
     }
@@ -183,6 +197,11 @@ impl Session {
     /// Takes what we have now.
     pub fn set_local(&mut self, local: Arc<Records>) {
         self.outgoing.set_local(local);
+    }
+
+    /// Takes the membership that the other side is to have now. A text that cannot be sent counts as none.
+    pub fn set_membership(&mut self, text: Option<&str>) {
+        self.membership.set(text);
     }
 
     /// Ends the conversation if the other side is late.
@@ -221,6 +240,9 @@ impl Session {
         if !self.greeted {
             return None;
         }
+        if let Some(text) = self.membership.poll() {
+            return Some(Message::Membership { text });
+        }
         self.outgoing.poll(now, self.limits.delta_interval)
     }
 
@@ -228,6 +250,9 @@ impl Session {
     pub fn poll_event(&mut self) -> Option<Event> {
         if let Some(hello) = self.news.hello.take() {
             return Some(Event::Hello(hello));
+        }
+        if let Some(text) = self.news.membership.take() {
+            return Some(Event::Membership(text));
         }
         std::mem::take(&mut self.news.records).then(|| {
             let (records, refused) = self.incoming.snapshot();

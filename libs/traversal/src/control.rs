@@ -65,7 +65,7 @@ pub enum Control {
         /// Of the marker.
         id: u64,
     },
-    /// I am going away. Type 7, without a body; reserved.
+    /// You are no longer admitted here: nothing you seal for me is opened any more. Type 7, without a body.
     Bye,
 }
 

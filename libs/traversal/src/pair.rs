@@ -7,6 +7,7 @@ mod ladder;
 mod liveness;
 mod probes;
 mod reason;
+mod relay;
 mod retry;
 mod status;
 mod switch;
@@ -24,6 +25,7 @@ use self::ladder::{Barrier, Ladder};
 use self::liveness::Liveness;
 use self::probes::Probes;
 pub use self::reason::Reason;
+use self::relay::Relay;
 use self::retry::Retry;
 use self::switch::Hold;
 use crate::control::{Control, Hello};
@@ -72,6 +74,8 @@ pub enum PairEvent {
     },
     /// Data goes here from now on, first what was kept back.
     Use(Path),
+    /// Nothing comes through the relay although something should: is its connection still alive? Asked once per silence.
+    DoubtRelay,
 }
 
 /// What data uses now.
@@ -100,6 +104,8 @@ pub struct PairStatus {
     pub rtt: Option<Duration>,
     /// Since when this path is in use.
     pub since: Option<Instant>,
+    /// When a probe was answered last: then a path led to the peer and back.
+    pub proven: Option<Instant>,
 }
 
 /// One pair of nodes, from this one's side.
@@ -128,23 +134,10 @@ pub struct Pair {
     hold: Option<Hold>,
     /// Since when data uses this path.
     since: Instant,
+    /// When a probe was answered last.
+    proven: Option<Instant>,
     outbox: Outbox,
     events: VecDeque<PairEvent>,
-}
-
-/// What is known about the relay.
-#[derive(Debug, Default)]
-struct Relay {
-    up: bool,
-    /// To the relay and back, from its client.
-    rtt: Option<Duration>,
-    /// Through the relay to the peer and back.
-    measured: Option<Duration>,
-    next_probe: Option<Instant>,
-    /// The first probe through the relay that has no answer yet, nor anything else since.
-    unanswered: Option<Instant>,
-    refused: bool,
-    peer_missing: bool,
 }
 
 /// When pod data moved last.
@@ -153,6 +146,8 @@ struct Traffic {
     sent: Option<Instant>,
     any: Instant,
     asleep: bool,
+    /// Kept up and probed whether there is data or not.
+    kept: bool,
 }
 
 /// Data this recent makes a path busy.
@@ -161,13 +156,6 @@ const BUSY: Duration = Duration::from_secs(2);
 const SLEEP: Duration = Duration::from_secs(180);
 /// The first data after this long is reason to try again.
 const PAUSE: Duration = Duration::from_secs(60);
-/// Between probes through the relay.
-const RELAY_PROBE: Duration = Duration::from_secs(10);
-/// The same while the last one has no answer.
-const RELAY_DOUBT: Duration = Duration::from_secs(2);
-/// A relay through which nothing comes for this long leads nowhere.
-const RELAY_SILENT: Duration = Duration::from_secs(8);
-
 impl Pair {
     /// A pair that knows nothing yet, on the relay.
     pub fn new(now: Instant, mut entropy: Box<dyn Entropy>, local: Local) -> Self {
@@ -180,6 +168,7 @@ impl Pair {
                 sent: None,
                 any: now,
                 asleep: false,
+                kept: false,
             },
             exchange: Exchange::new(epoch, &local),
             local,
@@ -191,6 +180,7 @@ impl Pair {
             last: None,
             hold: None,
             since: now,
+            proven: None,
             outbox: Outbox::new(now),
             events: VecDeque::new(),
         }
@@ -235,10 +225,23 @@ impl Pair {
         let came = up && !self.relay.up;
         (self.relay.up, self.relay.rtt) = (up, rtt.or(self.relay.rtt));
         if came {
-            self.relay.unanswered = None;
+            self.relay.trust();
             self.relay.next_probe = Some(now);
             self.exchange.announce(now);
             self.try_again(now);
+        }
+        self.drive(now);
+    }
+
+    /// Whether the pair is to be kept up without data too, and its path probed: every ten seconds, which only ever
+    /// says how it is. A path is given up by the same rules as any other.
+    pub fn handle_kept(&mut self, now: Instant, kept: bool) {
+        let began = !std::mem::replace(&mut self.traffic.kept, kept) && kept;
+        if began && self.traffic.asleep {
+            self.wake(now);
+        } else if began {
+            self.relay.next_probe = Some(now);
+            self.direct.iter_mut().for_each(Liveness::hurry);
         }
         self.drive(now);
     }
@@ -270,6 +273,7 @@ impl Pair {
             Control::ProbeReply { id, .. } => self.handle_reply(now, via, id),
             Control::Marker { id } => self.answer_marker(now, id),
             Control::MarkerReply { id } => self.handle_marker_reply(now, id),
+            // Ends the session, which is the caller's.
             Control::Bye => {}
         }
         self.drive(now);
@@ -284,6 +288,9 @@ impl Pair {
         self.traffic.any = now;
         received.into_iter().for_each(|via| self.heard(now, via));
         self.traffic.sent = if sent { Some(now) } else { self.traffic.sent };
+        if received.is_none() {
+            self.suspect_relay(now);
+        }
         if self.traffic.asleep {
             self.wake(now);
         } else if silence > PAUSE {
@@ -382,6 +389,8 @@ impl Pair {
     fn forget_peer(&mut self, now: Instant) {
         (self.ladder, self.probes, self.last) = (Ladder::default(), Probes::default(), None);
         self.exchange.announce(now);
+        // The answer to a probe that is under way means nothing any more.
+        self.relay.next_probe = Some(now);
         if self.relay.up {
             self.use_relay(now);
         }
@@ -435,6 +444,7 @@ impl Pair {
         let Some(answered) = self.probes.answered(now, id, via) else {
             return;
         };
+        self.proven = Some(now);
         match (via, &mut self.direct) {
             (Path::Relay, _) => {
                 let old = self.relay.measured;
@@ -445,13 +455,6 @@ impl Pair {
                 direct.answered(now, answered.sent, answered.rtt);
             }
             (Path::Direct(address), _) => self.consider(now, address, answered.rtt),
-        }
-    }
-
-    /// The peer lives, at the far end of this path.
-    fn heard(&mut self, now: Instant, via: Path) {
-        if via == Path::Relay && self.relay.unanswered.take().is_some() {
-            self.relay.next_probe = Some(now + RELAY_PROBE);
         }
     }
 

@@ -8,6 +8,7 @@ mod node;
 mod random;
 mod world;
 
+mod kept;
 mod profiles;
 mod properties;
 mod stories;

@@ -15,6 +15,7 @@ use derp::{NodeKey, NodeSecret, RelayUrl};
 use ipnet::IpNet;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, oneshot};
+use traversal::control::Control;
 use traversal::{Candidate, CandidateKind, Entropy, Local};
 
 use self::live::Live;
@@ -137,6 +138,15 @@ impl Driver {
         match event {
             DataEvent::Wanted(key) => self.with_live(key, now, |live| live.want(now)),
             DataEvent::Established(key) => self.with_live(key, now, |live| live.established(now)),
+            DataEvent::Control {
+                key,
+                message: Control::Bye,
+                ..
+            } => {
+                if let Some(live) = self.live.get_mut(&key) {
+                    live.dismissed(now);
+                }
+            }
             DataEvent::Awake(key) => self.with_live(key, now, |live| live.note_counters(now)),
             DataEvent::Control { key, via, message } => {
                 self.with_live(key, now, |live| live.pair.handle_control(now, via, message));
@@ -225,18 +235,23 @@ impl Driver {
         }
         let (relays, homes, shared, batch) =
             (&self.relays, &self.homes, &self.shared, &mut self.batch);
-        let mut lost = false;
+        let (mut lost, mut doubted) = (false, Vec::new());
         self.live.retain(|key, live| {
             if tick {
                 live.tick(shared, now);
             }
             live.initiate(&shared.identity, now, || relays.order(homes.get(key)));
-            lost |= live.pump(shared, batch, now);
+            let pumped = live.pump(shared, batch, now);
+            lost |= pumped.lost;
+            doubted.extend(pumped.doubted);
             !(tick && live.is_asleep(now))
         });
         if lost {
             self.stun.refresh(now);
             self.relays.check();
+        }
+        for relay in doubted {
+            self.relays.doubt(relay, now);
         }
         self.stun
             .set_active(self.live.values().any(|live| live.pair.is_active(now)));
@@ -257,9 +272,25 @@ impl Driver {
         self.live
             .retain(|key, _| directory.by_key.contains_key(key));
         self.wanted = wanted;
+        self.keep_probed(now);
         self.stun.set_local(now, &self.host_sockets());
         self.local_changed(now);
         self.relays_changed(now);
+    }
+
+    /// Wakes the tunnels that are probed, and lets those sleep that no longer are.
+    fn keep_probed(&mut self, now: Instant) {
+        let probed = self.wanted.probed.clone();
+        for (_, live) in self
+            .live
+            .iter_mut()
+            .filter(|(key, _)| !probed.contains(key))
+        {
+            live.keep(false, now);
+        }
+        for key in probed {
+            self.with_live(key, now, |live| live.keep(true, now));
+        }
     }
 
     /// Swaps the snapshot that the data threads read, keeping the sessions of nodes that stay and no others.
@@ -283,8 +314,11 @@ impl Driver {
         self.shared.directory.store(Arc::clone(&new));
         // Also those that sleep: a handshake may just have been answered.
         let gone = old.by_key.values();
-        gone.filter(|peer| !new.by_key.contains_key(&peer.key))
-            .for_each(|peer| peer.lock().revoke());
+        for peer in gone.filter(|peer| !new.by_key.contains_key(&peer.key)) {
+            let mut state = peer.lock();
+            state.dismiss(&peer.key, &self.shared.sockets);
+            state.revoke();
+        }
     }
 
     fn new_peer(&self, old: &Directory, new: &Directory, node: &NodeSpec) -> Arc<Peer> {

@@ -17,6 +17,7 @@ mod shared;
 mod sockets;
 mod table;
 mod tunnel;
+mod vital;
 mod wireguard;
 
 pub use tunnel::{

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use derp::NodeKey;
 use ipnet::IpNet;
 use traversal::Path;
+use traversal::control::Control;
 
 use crate::batch::Batch;
 use crate::relay_link::RelayLink;
@@ -61,6 +62,8 @@ pub(crate) struct PeerState {
     pub(crate) initiated: Option<Instant>,
     /// When keys were last agreed.
     pub(crate) handshake: Option<SystemTime>,
+    /// When a probe was answered last.
+    pub(crate) probed_at: Option<SystemTime>,
     /// Where the last authenticated packet came from.
     pub(crate) heard: Option<Path>,
     /// No longer admitted. The data threads may hold an older snapshot for a moment; nothing revives the keys.
@@ -159,10 +162,24 @@ impl PeerState {
             holding: false,
             initiated: None,
             handshake: None,
+            probed_at: None,
             heard: None,
             revoked: false,
             staged: VecDeque::new(),
             staged_bytes: 0,
+        }
+    }
+
+    /// Tells the node that it is no longer admitted, on the path in use; it may have no session.
+    pub(crate) fn dismiss(&mut self, key: &NodeKey, sockets: &Sockets) {
+        let relay = self.relay.clone();
+        let route = match self.path {
+            Path::Direct(address) => Some(Route::Direct(address)),
+            Path::Relay => relay.as_deref().map(Route::Relay),
+        };
+        if let Some(route) = route {
+            // Who does not hear of it finds out by himself: nothing is answered any more.
+            let _ = self.send_control(key, &Control::Bye.encode(), route, None, sockets);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The public face: start, tell what is wanted, ask how it is.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
@@ -7,11 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use derp::{NodeKey, NodeSecret, RelayUrl};
+use derp::{NodeKey, NodeSecret, Refusal, RelayUrl};
 use ipnet::IpNet;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle as Task;
 use traversal::{NatProfile, PathState, Reason};
 
 use crate::device::Tun;
@@ -19,6 +19,7 @@ use crate::driver::{Command, Driver};
 use crate::relay_link::RelayQueue;
 use crate::shared::{Senders, Shared};
 use crate::sockets::Sockets;
+use crate::vital::{VitalTask, spawn_thread};
 use crate::wireguard::Identity;
 use crate::{inbound, outbound};
 
@@ -52,6 +53,9 @@ pub struct Wanted {
     pub relays: Vec<RelaySpec>,
     /// Remote nodes that are admitted.
     pub nodes: Vec<NodeSpec>,
+    /// Those of `nodes` whose tunnel is kept up without data too and whose path is probed every ten seconds; see
+    /// [`NodeStatus::probed_at`]. All others sleep while they are idle.
+    pub probed: BTreeSet<NodeKey>,
     /// Inner addresses this node may send from and serves.
     pub local: Vec<IpNet>,
     /// Addresses of this host's links, as candidates.
@@ -63,12 +67,25 @@ pub struct Wanted {
 /// A relay of the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelaySpec {
-    /// Where to connect.
+    /// Its public address, and the name by which it is known: in home relays, endpoints and status.
     pub url: RelayUrl,
-    /// UDP port of its STUN server, on the same host.
+    /// Where to connect instead, for nodes on the same side of a NAT that does not hairpin. A TLS certificate has to be
+    /// valid for its host.
+    pub dial: Option<RelayUrl>,
+    /// UDP port of its STUN server, on the host of `url`: what it sees there is what others see.
     pub stun_port: Option<u16>,
     /// PEM certificates to trust instead of the public ones.
     pub ca_bundle: Option<String>,
+    /// The pass to show. Another one is for the next connection; one that stands goes on.
+    pub pass: Option<String>,
+}
+
+impl RelaySpec {
+    /// Whether a connection to `self` does as one to `other`.
+    pub(crate) fn connects_like(&self, other: &Self) -> bool {
+        let how = |spec: &Self| (spec.url.clone(), spec.dial.clone(), spec.ca_bundle.clone());
+        how(self) == how(other)
+    }
 }
 
 /// A remote node that this node admits.
@@ -106,6 +123,8 @@ pub struct RelayStatus {
     pub rtt: Option<Duration>,
     /// Why it is not connected, or what the relay complains about.
     pub problem: Option<String>,
+    /// Why it does not let this node in, if that is why it is not connected.
+    pub refusal: Option<Refusal>,
 }
 
 /// One remote node.
@@ -121,6 +140,9 @@ pub struct NodeStatus {
     pub endpoint: Option<Endpoint>,
     /// Round trip of the path.
     pub rtt: Option<Duration>,
+    /// When a probe inside the session was answered last, which proves a path there and back. Renewed every ten
+    /// seconds for nodes in [`Wanted::probed`]; kept while a tunnel sleeps.
+    pub probed_at: Option<SystemTime>,
     /// Since when data has been on this path.
     pub path_since: Option<SystemTime>,
     /// When keys were last agreed.
@@ -178,7 +200,7 @@ pub struct Tunnel {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    driver: Mutex<Option<Task<()>>>,
+    driver: Mutex<Option<VitalTask>>,
 }
 
 impl Tunnel {
@@ -215,7 +237,7 @@ impl Tunnel {
         ));
         let threads = spawn_threads(&shared, config.device)?;
         let driver = Driver::new(Arc::clone(&shared), config.secret, config.listen_port);
-        let driver = tokio::spawn(driver.run(commands_out, events, stun));
+        let driver = VitalTask::spawn("driver", driver.run(commands_out, events, stun));
         Ok(Self {
             shared,
             commands,
@@ -259,14 +281,11 @@ impl Tunnel {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.relayed.ring();
         if let Some(driver) = take(&self.driver) {
-            driver.abort();
-            // Aborted is how it shall end.
-            let _ = driver.await;
+            driver.stop().await;
         }
         for thread in take(&self.threads) {
-            if thread.join().is_err() {
-                tracing::warn!("a data thread had panicked");
-            }
+            // One that panics ends the process, so this can only be the end it was asked for.
+            let _ = thread.join();
         }
     }
 
@@ -306,12 +325,8 @@ fn open_device(name: &str) -> io::Result<Tun> {
 fn spawn_threads(shared: &Arc<Shared>, device: String) -> io::Result<Vec<JoinHandle<()>>> {
     let (out, into) = (Arc::clone(shared), Arc::clone(shared));
     Ok(vec![
-        std::thread::Builder::new()
-            .name("outbound".into())
-            .spawn(move || outbound::run(&out, &device))?,
-        std::thread::Builder::new()
-            .name("inbound".into())
-            .spawn(move || inbound::run(&into))?,
+        spawn_thread("outbound", move || outbound::run(&out, &device))?,
+        spawn_thread("inbound", move || inbound::run(&into))?,
     ])
 }
 
@@ -321,7 +336,9 @@ fn device_hint(error: &io::Error) -> &'static str {
             "; another process holds it, perhaps a second agent on this host: stop one"
         }
         Some(nix::libc::ENOENT) => "; load the tun module and make /dev/net/tun available",
-        Some(nix::libc::EPERM | nix::libc::EACCES) => "; run as root or with CAP_NET_ADMIN",
+        Some(nix::libc::EPERM | nix::libc::EACCES) => {
+            "; run as root or with CAP_NET_ADMIN, and let a container use the device /dev/net/tun"
+        }
         _ => "",
     }
 }

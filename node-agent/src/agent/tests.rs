@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::*;
-use crate::{Reporter, Snapshot};
+use crate::{Reporter, Snapshot, Watcher};
 
 /// Tells the test what it is asked to apply; fails as often as it is told to.
 struct Probe {
@@ -22,11 +22,12 @@ impl Engine for Probe {
         self.surroundings.lock().expect("not poisoned").clone()
     }
 
-    async fn apply(&mut self, accepted: &Accepted) -> anyhow::Result<()> {
+    async fn apply(&mut self, plan: &Plan) -> anyhow::Result<()> {
         if let Some(failure) = self.failures.pop_front() {
             anyhow::bail!(failure);
         }
-        let names = accepted
+        let names = plan
+            .accepted
             .peers
             .iter()
             .map(|peer| peer.name.clone())
@@ -68,7 +69,8 @@ async fn manifests_and_surroundings_reach_the_engine() {
     let agent = Agent {
         store: Store::new(state.key().expect("a key").public(), None),
         state: state.clone(),
-        watcher: Watcher::new(&manifests),
+        source: Watcher::new(&manifests),
+        health: Arc::default(),
         board: Arc::default(),
         engine: Probe {
             applied: sender,

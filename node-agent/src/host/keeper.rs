@@ -9,13 +9,16 @@ use api::Surroundings;
 use arc_swap::ArcSwap;
 use netconf::{Condition, Desired, Netconf};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tunnel::{Tunnel, Wanted};
 
 use super::names::RelayNames;
+use crate::{Health, HostReport};
 
 /// Pause after a failed repair: a host that refuses is not asked in a loop. Orders do not wait for its end.
 const RETRY: Duration = Duration::from_secs(1);
+/// Time between two signs of life.
+const BEAT: Duration = Duration::from_secs(5);
 
 /// What shall be.
 pub(super) struct Order {
@@ -31,18 +34,21 @@ pub(super) struct Order {
 pub(super) struct Keeper {
     orders: mpsc::Sender<(Order, oneshot::Sender<anyhow::Result<()>>)>,
     surroundings: Arc<ArcSwap<Surroundings>>,
+    report: Arc<ArcSwap<HostReport>>,
 }
 
 impl Keeper {
-    pub(super) fn spawn(netconf: Netconf) -> Self {
+    pub(super) fn spawn(netconf: Netconf, health: Arc<Health>) -> Self {
         let (orders, received) = mpsc::channel(1);
         let surroundings = Arc::<ArcSwap<Surroundings>>::default();
+        let report = Arc::<ArcSwap<HostReport>>::default();
         let task = Task {
             netconf,
             order: None,
             hosts: Vec::new(),
             retry_at: None,
-            conditions: Vec::new(),
+            report: Arc::clone(&report),
+            health,
             relay_names: RelayNames::new(),
             surroundings: Arc::clone(&surroundings),
         };
@@ -50,6 +56,7 @@ impl Keeper {
         Self {
             orders,
             surroundings,
+            report,
         }
     }
 
@@ -68,6 +75,11 @@ impl Keeper {
     pub(super) fn surroundings(&self) -> Surroundings {
         Surroundings::clone(&self.surroundings.load())
     }
+
+    /// How the host is, now and from now on.
+    pub(super) fn report(&self) -> Arc<ArcSwap<HostReport>> {
+        Arc::clone(&self.report)
+    }
 }
 
 struct Task {
@@ -77,7 +89,8 @@ struct Task {
     hosts: Vec<IpAddr>,
     /// When to repair again what could not be repaired.
     retry_at: Option<Instant>,
-    conditions: Vec<Condition>,
+    report: Arc<ArcSwap<HostReport>>,
+    health: Arc<Health>,
     relay_names: RelayNames,
     surroundings: Arc<ArcSwap<Surroundings>>,
 }
@@ -87,8 +100,11 @@ impl Task {
         mut self,
         mut orders: mpsc::Receiver<(Order, oneshot::Sender<anyhow::Result<()>>)>,
     ) {
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.observe().await;
         loop {
+            self.health.beat("host", std::time::Instant::now());
             let retry_at = self.retry_at;
             tokio::select! {
                 order = orders.recv() => match order {
@@ -100,14 +116,20 @@ impl Task {
                 () = self.netconf.changed(), if retry_at.is_none() => self.repair().await,
                 () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => self.repair().await,
                 () = self.relay_names.changed() => self.publish_relays(),
+                _ = beats.tick() => {}
             }
         }
     }
 
     /// The tunnel first: relays connect while the host is configured.
     async fn obey(&mut self, order: Order) -> anyhow::Result<()> {
-        self.relay_names
-            .watch(order.wanted.relays.iter().map(|relay| relay.url.clone()));
+        self.relay_names.watch(
+            order
+                .wanted
+                .relays
+                .iter()
+                .flat_map(|relay| std::iter::once(&relay.url).chain(&relay.dial).cloned()),
+        );
         self.order = Some(order);
         self.retry_at = None;
         // What counts as a network around depends on what is our own.
@@ -134,18 +156,30 @@ impl Task {
         let Some(order) = &self.order else {
             return Ok(());
         };
-        let report = self.netconf.apply(&order.desired).await?;
-        if report.changed > 0 {
-            tracing::debug!(changes = report.changed, "host configured");
+        let applied = self.netconf.apply(&order.desired).await;
+        let before = self.report.load_full();
+        let now = match &applied {
+            Ok(report) => {
+                if report.changed > 0 {
+                    tracing::debug!(changes = report.changed, "host configured");
+                }
+                warn_of_new(&before.conditions, &report.conditions);
+                HostReport {
+                    programmed: Some(true),
+                    problem: None,
+                    conditions: report.conditions.clone(),
+                }
+            }
+            Err(error) => HostReport {
+                programmed: Some(false),
+                problem: Some(error.to_string()),
+                conditions: before.conditions.clone(),
+            },
+        };
+        if *before != now {
+            self.report.store(Arc::new(now));
         }
-        for condition in report
-            .conditions
-            .iter()
-            .filter(|condition| !self.conditions.contains(condition))
-        {
-            tracing::warn!(code = %condition.code, "{}", condition.message);
-        }
-        self.conditions = report.conditions;
+        applied?;
         Ok(())
     }
 
@@ -216,5 +250,11 @@ impl Task {
             relay_addresses,
             ..Surroundings::clone(&before)
         }));
+    }
+}
+
+fn warn_of_new(before: &[Condition], now: &[Condition]) {
+    for condition in now.iter().filter(|condition| !before.contains(condition)) {
+        tracing::warn!(code = %condition.code, "{}", condition.message);
     }
 }

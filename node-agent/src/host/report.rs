@@ -1,6 +1,6 @@
 //! The tunnel's status in the words of the status document.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,7 +9,7 @@ use api::{
     Filtering, Mapping, NatReport, PathKind, PathReport, PeerConfig, PeerNode, PeerReport, Reason,
     RelayReport,
 };
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use derp::NodeKey;
 use jiff::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 use traversal::PathState;
 use tunnel::{Endpoint, NodeStatus, RelayStatus, Tunnel};
 
-use crate::{Reporter, Snapshot};
+use crate::{HostReport, Reporter, Snapshot};
 
 /// What a status is made of.
 pub(super) struct View {
@@ -30,21 +30,28 @@ pub(super) struct View {
 }
 
 /// Asks the tunnel whenever it is asked.
-pub(super) struct ViewReporter(pub(super) Arc<ArcSwapOption<View>>);
+pub(super) struct ViewReporter {
+    pub(super) view: Arc<ArcSwapOption<View>>,
+    pub(super) host: Arc<ArcSwap<HostReport>>,
+}
 
 impl Reporter for ViewReporter {
     fn snapshot(&self) -> Pin<Box<dyn Future<Output = Snapshot> + Send + '_>> {
-        let view = self.0.load_full();
+        let view = self.view.load_full();
         Box::pin(async move {
-            match view {
+            let snapshot = match view {
                 Some(view) => view.snapshot().await,
                 None => Snapshot::default(),
+            };
+            Snapshot {
+                host: HostReport::clone(&self.host.load()),
+                ..snapshot
             }
         })
     }
 
     fn register(&self, registry: &mut Registry) {
-        let Some(view) = self.0.load_full() else {
+        let Some(view) = self.view.load_full() else {
             return;
         };
         let dropped = Family::<Cause, Counter>::default();
@@ -82,6 +89,8 @@ impl View {
                 .iter()
                 .map(|peer| self.peer(peer, &nodes))
                 .collect(),
+            probed: probed(&status.nodes),
+            host: HostReport::default(),
         }
     }
 
@@ -96,6 +105,14 @@ impl View {
             nodes: peer.nodes.iter().filter_map(report).collect(),
         }
     }
+}
+
+fn probed(nodes: &[NodeStatus]) -> BTreeMap<NodeKey, Timestamp> {
+    let answered = nodes.iter().filter_map(|node| {
+        let at = timestamp(node.probed_at?)?;
+        Some((node.key, at))
+    });
+    answered.collect()
 }
 
 fn path(node: &PeerNode, status: &NodeStatus, mtu: u16) -> PathReport {

@@ -8,6 +8,7 @@ use super::*;
 fn shown(read: Option<FolderRead>) -> Vec<(String, String)> {
     match read.expect("a change") {
         FolderRead::Unreadable { folder, error } => vec![(folder, error)],
+        FolderRead::Objects(_) | FolderRead::Waiting { .. } => panic!("not a folder"),
         FolderRead::Files(files) => files
             .into_iter()
             .map(|file| {

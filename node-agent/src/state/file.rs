@@ -56,6 +56,17 @@ pub(super) fn remove(path: &Path) -> Result<(), StateError> {
     }
 }
 
+/// Removes what a process that died in the middle of writing has left in a folder, as far as that goes.
+pub(super) fn remove_left_over(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == "tmp") {
+            // Who looks at the folder next says that it is not empty.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// Sets apart the temporary files of one process.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 

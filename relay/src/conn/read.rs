@@ -46,14 +46,13 @@ struct Run<'a> {
 
 impl<'a> Reading<'a> {
     pub(super) fn new(context: &'a Context, member: &'a Arc<Member>, buffer: FrameBuffer) -> Self {
-        let not_here = Bucket::full(NOT_HERE, Instant::now());
         Self {
             buffer,
             sender: Sender {
                 context,
                 member,
                 reached: Reached::default(),
-                not_here,
+                not_here: Bucket::full(NOT_HERE, Instant::now()),
             },
         }
     }
@@ -134,28 +133,48 @@ impl Sender<'_> {
         let Some(destination) = run.destination.take() else {
             return;
         };
-        let count = u64::try_from(run.packets.len()).unwrap_or(u64::MAX);
         let metrics = &self.context.metrics;
-        metrics.packets_in.inc_by(count);
+        metrics.packets_in.inc_by(number_of(&run.packets));
         metrics
             .bytes_in
             .inc_by(run.packets.iter().map(|packet| packet.len() as u64).sum());
-        match self.context.registry.find(&destination) {
-            Some(receiver) => {
-                let dropped = receiver.queue.push(self.member.key(), &run.packets);
-                self.reached.note(&receiver);
-                metrics.packets_out.inc_by(count.saturating_sub(dropped));
-                metrics.count_dropped(DropReason::queue_head, dropped);
-                tracing::trace!(source = ?self.member.key(), ?destination, count, dropped, "forwarded");
-            }
-            None => {
-                metrics.count_dropped(DropReason::unknown_dest, count);
-                if run.packets.iter().any(|packet| wants_answer(packet)) {
-                    self.not_here(destination);
-                }
-            }
+        let allowed = self.allowed(&destination, &run.packets);
+        let refused = run.packets.split_off(allowed);
+        metrics.count_dropped(DropReason::lobby, number_of(&refused));
+        if !run.packets.is_empty() {
+            self.deliver(destination, &run.packets);
         }
         run.packets.clear();
+    }
+
+    /// How many of these packets, from the first on, the client may send there. It learns nothing of keys that it may not
+    /// meet, not even whether they are here.
+    fn allowed(&self, destination: &NodeKey, packets: &[&[u8]]) -> usize {
+        if !self.member.may_meet(destination) {
+            return 0;
+        }
+        if self.member.grant().only.is_none() {
+            return packets.len();
+        }
+        let key = self.member.key();
+        self.context.lobby.take(key, packets, Instant::now())
+    }
+
+    fn deliver(&mut self, destination: NodeKey, packets: &[&[u8]]) {
+        let (source, metrics) = (self.member.key(), &self.context.metrics);
+        let count = number_of(packets);
+        let Some(receiver) = self.context.registry.find(&destination, source) else {
+            metrics.count_dropped(DropReason::unknown_dest, count);
+            if packets.iter().any(|packet| wants_answer(packet)) {
+                self.not_here(destination);
+            }
+            return;
+        };
+        let dropped = receiver.queue.push(source, packets);
+        self.reached.note(&receiver);
+        metrics.packets_out.inc_by(count.saturating_sub(dropped));
+        metrics.count_dropped(DropReason::queue_head, dropped);
+        tracing::trace!(?source, ?destination, count, dropped, "forwarded");
     }
 
     /// Tells the client that nobody has this key, and remembers to tell it when somebody comes. Both cost more than
@@ -180,6 +199,10 @@ impl Sender<'_> {
             });
         }
     }
+}
+
+fn number_of(packets: &[&[u8]]) -> u64 {
+    u64::try_from(packets.len()).unwrap_or(u64::MAX)
 }
 
 /// Whether a sender waits for an answer to this packet, and so gains from knowing that none can come.

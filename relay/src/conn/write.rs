@@ -98,7 +98,7 @@ mod tests {
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
-    use crate::admit::AdmitRule;
+    use crate::admit::{AdmitRule, Grant};
     use crate::server::Config;
 
     #[tokio::test]
@@ -108,7 +108,9 @@ mod tests {
         let context = Context::new(&config).unwrap();
         let key = NodeSecret::from_bytes([1; 32]).public();
         let now = std::time::Instant::now();
-        let member = context.registry.register(now, key, vec![0; 1 << 20]);
+        let member = context
+            .registry
+            .register(now, key, Grant::default(), vec![0; 1 << 20]);
         let (ours, mut theirs) = tokio::io::duplex(16);
         let ours: Box<dyn Transport> = Box::new(ours);
         let (_reader, writer) = tokio::io::split(ours);

@@ -229,3 +229,13 @@ proptest! {
         prop_assert_eq!(queue.bytes(), 0);
     }
 }
+
+#[test]
+fn the_first_reason_to_close_is_the_last_frame() {
+    let queue = empty();
+    assert!(queue.close(Message::Health("first")));
+    assert!(!queue.close(Message::Health("second")));
+    let mut out = Vec::new();
+    assert_eq!(queue.drain(&mut out), Drained::Last);
+    assert_eq!(out, Message::Health("first").to_vec());
+}

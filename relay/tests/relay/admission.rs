@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use culvert_relay::{AdmitError, AdmitRule, BadLine, Config, Server, StartError};
 use derp::Message;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
-use crate::support::{Raw, config, key, until};
+use crate::support::{Raw, UPGRADE, config, key, until};
 
 struct Listed {
     _folder: tempfile::TempDir,
@@ -54,6 +56,22 @@ async fn a_stranger_is_told_why_and_closed() {
     let server = Server::start(listed.config.clone()).await.unwrap();
     assert!(!is_refused(&server, 1).await);
     assert!(is_refused(&server, 2).await);
+}
+
+#[tokio::test]
+async fn a_stranger_counts_as_half_open_until_it_is_gone() {
+    let listed = listed(&[1]);
+    let mut config = listed.config.clone();
+    config.limits.half_open_per_source = 1;
+    until("the next has no place beside a stranger", async || {
+        let server = Server::start(config.clone()).await.unwrap();
+        let _stranger = Raw::joined(&server, 2).await;
+        let mut next = TcpStream::connect(server.address()).await.unwrap();
+        // It may be closed already.
+        let _ = next.write_all(UPGRADE.as_bytes()).await;
+        !matches!(next.read(&mut [0]).await, Ok(1))
+    })
+    .await;
 }
 
 #[tokio::test]

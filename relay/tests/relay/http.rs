@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::support::{PATIENCE, Raw, config, relay, until};
 
-async fn ask(address: SocketAddr, request: &str) -> String {
+pub(crate) async fn ask(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = Vec::new();

@@ -7,9 +7,11 @@
 mod admission;
 mod binary;
 mod client;
+mod denylist;
 mod forwarding;
 mod http;
 mod limits;
+mod passes;
 mod protocol;
 mod stun;
 mod support;

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use culvert_relay::{AdmitRule, Config, Server};
-use derp::{BoxNonce, ClientInfo, FrameBuffer, Message, NodeKey, NodeSecret, ServerInfo};
+use derp::pass::Pass;
+use derp::{BoxNonce, ClientInfo, FrameBuffer, Message, NodeKey, NodeSecret, Refusal, ServerInfo};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -59,6 +60,30 @@ impl Raw {
         let mut raw = Self::upgraded(server.address()).await;
         raw.handshake(server.public_key(), &secret(seed)).await;
         raw
+    }
+
+    /// Connects with a secret and a pass, up to ServerInfo.
+    pub(crate) async fn shown(server: &Server, secret: &NodeSecret, pass: Option<&Pass>) -> Self {
+        let mut raw = Self::upgraded(server.address()).await;
+        let info = ClientInfo {
+            pass: pass.map(Pass::to_string),
+            ..ClientInfo::default()
+        };
+        let nonce = BoxNonce::random().unwrap();
+        let sealed = info.seal(secret, &server.public_key(), nonce);
+        raw.next().await.expect("ServerKey");
+        raw.send(Message::ClientInfo { sealed: &sealed }).await;
+        raw.expect_server_info(server.public_key(), secret).await;
+        raw
+    }
+
+    /// The relay gives this reason and closes the connection.
+    pub(crate) async fn expect_refusal(&mut self, refusal: Refusal) {
+        let frame = self.next().await.expect("closed without a reason");
+        assert_eq!(frame[0], 0x14, "{frame:?}");
+        let text = String::from_utf8(frame[5..].to_vec()).unwrap();
+        assert_eq!(Refusal::from_health(&text), Some(refusal), "{text}");
+        self.expect_end().await;
     }
 
     pub(crate) async fn handshake(&mut self, server: NodeKey, secret: &NodeSecret) {

@@ -124,6 +124,25 @@ async fn our_client_speaks_tls_with_a_ca_bundle() {
     );
 }
 
+/// A relay in a cluster: others know it by its public name, its own side connects to another address.
+#[tokio::test]
+async fn the_certificate_is_for_the_name_and_not_for_the_address_dialled() {
+    let folder = tempfile::tempdir().unwrap();
+    let issued = issue(folder.path());
+    let server = relay(&issued).await;
+    let dial = format!("https://127.0.0.1:{}", server.address().port());
+    for (host, good) in [("localhost", true), ("relay.example.org", false)] {
+        let (inbox, _) = Collected::new();
+        let (events_in, mut events) = tokio::sync::mpsc::channel(64);
+        let mut config = client_config(&format!("https://{host}:1"), 1);
+        config.dial = Some(dial.parse().unwrap());
+        config.ca_bundle = Some(issued.pem.clone());
+        let _client = Client::spawn(config, inbox, events_in);
+        let event = next_event(&mut events).await;
+        assert_eq!(matches!(event, Event::Connected { .. }), good, "{event:?}");
+    }
+}
+
 #[tokio::test]
 async fn useless_files_are_named() {
     let folder = tempfile::tempdir().unwrap();

@@ -2,11 +2,12 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use derp::RelayUrl;
+use derp::{ClusterIdentity, RelayUrl};
 use ipnet::IpNet;
 
 use super::prefix::{self, Listed};
 use super::{Findings, check_label, quote};
+use crate::reader::Form;
 use crate::{Code, ExternalRelay, MeshConfig, MeshSpec, Problem, RelayConfig};
 
 /// STUN's own port (RFC 8489, section 14).
@@ -14,14 +15,19 @@ const DEFAULT_STUN_PORT: u16 = 3478;
 /// What IPv6 asks of every link (RFC 8200, section 5).
 const MIN_V6_MTU: u16 = 1280;
 
-/// Checks a Mesh by itself.
-pub(crate) fn check_mesh(name: &str, spec: &MeshSpec) -> Result<MeshConfig, Vec<Problem>> {
+/// Checks a Mesh by itself. On Kubernetes a node may serve nothing: a gateway does it.
+pub(crate) fn check_mesh(
+    name: &str,
+    spec: &MeshSpec,
+    form: Form,
+) -> Result<MeshConfig, Vec<Problem>> {
     let mut found = Findings::default();
     found.take(check_label("spec.clusterName", &spec.cluster_name));
     let pod_cidrs = prefix::check_list(&mut found, "spec.podCIDRs", &spec.pod_cidrs);
     let pod_cidrs = prefix::without_places(&pod_cidrs);
     let addresses = check_addresses(&mut found, &spec.addresses);
-    if spec.pod_cidrs.is_empty() && spec.addresses.is_empty() {
+    let serves_nothing = spec.pod_cidrs.is_empty() && spec.addresses.is_empty();
+    if serves_nothing && form == Form::Manifest {
         let message = "this site serves nothing; list its pod prefixes in podCIDRs, or give a host an address in addresses";
         found.add("spec.podCIDRs", Code::NothingServed, message);
     }
@@ -30,8 +36,12 @@ pub(crate) fn check_mesh(name: &str, spec: &MeshSpec) -> Result<MeshConfig, Vec<
         .and_then(|port| found.take(check_port("spec.listenPort", port, 1)));
     let mtu = spec.mtu.and_then(|mtu| found.take(check_mtu(mtu)));
     check_v6_mtu(&mut found, mtu, pod_cidrs.iter().chain(&addresses));
-    let external = spec.relays.iter().flat_map(|relays| &relays.external);
-    let relays = check_relays(&mut found, external);
+    let given = spec.relays.clone().unwrap_or_default();
+    if !given.managed.is_empty() {
+        let message = "only the operator, in a cluster, runs relays; run culvert-relay yourself and list it under relays.external";
+        found.add("spec.relays.managed", Code::NeedsKubernetes, message);
+    }
+    let relays = check_relays(&mut found, "spec.relays.external", &given.external);
     let traversal = spec.traversal.clone().unwrap_or_default();
     found.finish(MeshConfig {
         name: name.to_owned(),
@@ -99,13 +109,15 @@ fn check_v6_mtu<'a>(
     }
 }
 
-fn check_relays<'a>(
+/// Checks a list of relays, each URL occurring once.
+pub(super) fn check_relays(
     found: &mut Findings,
-    external: impl Iterator<Item = &'a ExternalRelay>,
+    list: &str,
+    external: &[ExternalRelay],
 ) -> Vec<RelayConfig> {
     let mut relays: Vec<RelayConfig> = Vec::new();
-    for (index, relay) in external.enumerate() {
-        let field = format!("spec.relays.external[{index}]");
+    for (index, relay) in external.iter().enumerate() {
+        let field = format!("{list}[{index}]");
         let Some(checked) = check_relay(found, &field, relay) else {
             continue;
         };
@@ -132,10 +144,29 @@ fn check_relay(found: &mut Findings, field: &str, relay: &ExternalRelay) -> Opti
         );
         found.add(format!("{field}.caBundle"), Code::BadCaBundle, message);
     }
+    let dial = relay.dial.as_deref();
+    let dial = dial.and_then(|dial| found.take(check_url(&format!("{field}.dial"), dial)));
+    let owner = relay.owner.as_deref();
+    let owner =
+        owner.and_then(|owner| found.take(check_identity(&format!("{field}.owner"), owner)));
     Some(RelayConfig {
         url: url?,
         stun_port: stun_port.filter(|port| *port != 0),
         ca_bundle,
+        dial,
+        owner,
+        pass: relay.pass.clone(),
+    })
+}
+
+/// Parses a cluster's identity.
+pub(super) fn check_identity(field: &str, text: &str) -> Result<ClusterIdentity, Problem> {
+    text.parse().map_err(|error| {
+        let message = format!(
+            "{} is no identity: {error}; paste the one that the other cluster's Mesh shows in its status",
+            quote(text)
+        );
+        Problem::new(field, Code::BadIdentity, message)
     })
 }
 

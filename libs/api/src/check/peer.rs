@@ -19,6 +19,10 @@ pub(crate) fn check_peer(
     if let Some(mesh) = &spec.mesh_ref {
         found.take(check_name("spec.meshRef", mesh));
     }
+    let identity = spec.identity.as_deref();
+    let identity = identity
+        .and_then(|identity| found.take(super::mesh::check_identity("spec.identity", identity)));
+    let relays = super::mesh::check_relays(&mut found, "spec.relays", &spec.relays);
     let allowed_cidrs = prefix::check_list(&mut found, "spec.allowedCIDRs", &spec.allowed_cidrs);
     let allowed_cidrs = prefix::without_places(&allowed_cidrs);
     let mut check = NodeCheck {
@@ -39,9 +43,60 @@ pub(crate) fn check_peer(
     found.finish(PeerConfig {
         name: name.to_owned(),
         mesh_ref: spec.mesh_ref.clone(),
+        identity,
+        relays,
         allowed_cidrs,
         nodes,
     })
+}
+
+/// What came of nodes that a Peer told.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    /// Those that may be in force, without the prefixes that may not.
+    pub(crate) accepted: Vec<PeerNode>,
+    /// What may not, by the name of the node.
+    pub(crate) refused: Vec<(String, Problem)>,
+}
+
+/// Holds nodes that a Peer told against what it may use and against its nodes so far, by the rules of written ones. A
+/// bad name or key costs the node, a bad prefix itself only; a home relay is but a hint. `rival` names the other Peer
+/// that has a key already.
+pub(crate) fn accept_nodes<'a>(
+    peer: &PeerConfig,
+    told: &[NodeSpec],
+    own_key: NodeKey,
+    rival: impl Fn(NodeKey) -> Option<&'a str>,
+) -> Outcome {
+    let written = || peer.nodes.iter();
+    let mut check = NodeCheck {
+        found: Findings::default(),
+        own_key,
+        allowed: &peer.allowed_cidrs,
+        allowed_known: true,
+        names: written().map(|node| node.name.as_str()).collect(),
+        keys: written()
+            .map(|node| (node.public_key, node.name.as_str()))
+            .collect(),
+        prefixes: written()
+            .flat_map(|node| {
+                node.prefixes
+                    .iter()
+                    .map(|prefix| (*prefix, node.name.as_str()))
+            })
+            .collect(),
+    };
+    let mut outcome = Outcome::default();
+    for (index, node) in told.iter().enumerate() {
+        let accepted = check.told(&format!("nodes[{index}]"), node, &rival);
+        let problems = std::mem::take(&mut check.found).into_problems();
+        let refused = problems
+            .into_iter()
+            .map(|problem| (node.name.clone(), problem));
+        outcome.refused.extend(refused);
+        outcome.accepted.extend(accepted);
+    }
+    outcome
 }
 
 /// What the nodes of a Peer seen so far have claimed.
@@ -67,6 +122,38 @@ impl<'a> NodeCheck<'a> {
             public_key: public_key?,
             home_relay,
             prefixes,
+        })
+    }
+
+    /// A node that was told: what is wrong with its prefixes costs only these.
+    fn told<'b>(
+        &mut self,
+        field: &str,
+        node: &'a NodeSpec,
+        rival: impl Fn(NodeKey) -> Option<&'b str>,
+    ) -> Option<PeerNode> {
+        self.name(field, node);
+        let public_key = self.key(field, node)?;
+        if let Some(rival) = rival(public_key) {
+            let message =
+                format!("Peer {rival} has a node with this key already; every node makes its own");
+            self.found
+                .add(format!("{field}.publicKey"), Code::DuplicateKey, message);
+        }
+        if !self.found.is_empty() {
+            return None;
+        }
+        let prefixes = node.prefixes.iter().enumerate();
+        let prefixes = prefixes.filter_map(|(index, text)| {
+            let field = format!("{field}.prefixes[{index}]");
+            let prefix = self.found.take(prefix::check_prefix(&field, text))?;
+            self.claim(&field, prefix, node).then_some(prefix)
+        });
+        Some(PeerNode {
+            name: node.name.clone(),
+            public_key,
+            prefixes: prefixes.collect::<BTreeSet<IpNet>>().into_iter().collect(),
+            home_relay: node.home_relay.as_deref().and_then(|url| url.parse().ok()),
         })
     }
 
@@ -120,21 +207,22 @@ impl<'a> NodeCheck<'a> {
         prefix::without_places(&listed)
     }
 
-    fn claim(&mut self, field: &str, prefix: IpNet, node: &'a NodeSpec) {
+    /// Notes who claims a prefix; `true` if it may.
+    fn claim(&mut self, field: &str, prefix: IpNet, node: &'a NodeSpec) -> bool {
         if self.allowed_known && !self.allowed.iter().any(|allowed| allowed.contains(&prefix)) {
             let message =
                 format!("{prefix} lies outside allowedCIDRs; correct it, or allow it there");
             self.found.add(field, Code::PrefixOutsideAllowed, message);
+            return false;
         }
-        match self.prefixes.insert(prefix, &node.name) {
-            Some(other) if other != node.name => {
-                let message = format!(
-                    "node {} has {prefix} too; a longer prefix inside it may go to another node, the same may not",
-                    quote(other)
-                );
-                self.found.add(field, Code::DuplicatePrefix, message);
-            }
-            Some(_) | None => {}
+        let owner = *self.prefixes.entry(prefix).or_insert(&node.name);
+        if owner != node.name {
+            let message = format!(
+                "node {} has {prefix} too; a longer prefix inside it may go to another node, the same may not",
+                quote(owner)
+            );
+            self.found.add(field, Code::DuplicatePrefix, message);
         }
+        owner == node.name
     }
 }

@@ -43,7 +43,10 @@ pub(super) fn without_places(listed: &[Listed]) -> Vec<IpNet> {
 }
 
 /// Checks one prefix: `address/length`, no host bits, nothing special.
-pub(super) fn check_prefix(field: &str, text: &str) -> Result<IpNet, Problem> {
+///
+/// # Errors
+/// With the code of the rule that is broken.
+pub fn check_prefix(field: &str, text: &str) -> Result<IpNet, Problem> {
     let prefix: IpNet = text.parse().map_err(|_| unreadable(field, text))?;
     if prefix.addr() != prefix.network() {
         let message = format!(
@@ -69,7 +72,8 @@ pub(super) fn check_prefix(field: &str, text: &str) -> Result<IpNet, Problem> {
 }
 
 /// Whether two prefixes have an address in common.
-pub(crate) fn overlap(a: IpNet, b: IpNet) -> bool {
+#[must_use]
+pub fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 

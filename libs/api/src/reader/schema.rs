@@ -63,6 +63,7 @@ fn walk(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Problem>) 
         ("array", Value::Array(items)) => {
             return Value::Array(walk_array(schema, items, path, problems));
         }
+        ("boolean", Value::Bool(_)) => {}
         ("string", Value::String(text)) => check_text(schema, text, path, problems),
         ("integer", Value::Number(number)) if number.as_i64().is_some() => {}
         _ => {
@@ -78,6 +79,7 @@ fn describe(expected: &str) -> &'static str {
         "object" => "a mapping; write its fields one level deeper",
         "array" => "a list; write [a, b], or one item a line behind -",
         "integer" => "a whole number; write it with digits and without quotes",
+        "boolean" => "a truth value; write true or false",
         _ => "a text; put it in quotes",
     }
 }
@@ -95,7 +97,10 @@ fn walk_object(
         .unwrap_or(&empty);
     let mut kept = Map::new();
     for (key, value) in fields {
-        match properties.get(key) {
+        match properties
+            .get(key)
+            .or_else(|| schema.get("additionalProperties"))
+        {
             None => {
                 let known: Vec<&str> = properties.keys().map(String::as_str).collect();
                 problems.push(unknown_field(&format!("{path}."), key, &known));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use derp::RelayUrl;
 use ipnet::IpNet;
 
 use super::Environment;
@@ -21,6 +22,7 @@ pub(super) fn bars(environment: &Environment, peer: &PeerConfig) -> Vec<Problem>
         let broken = [
             mesh.and_then(|mesh| touches_own(mesh, allowed)),
             touches_connected(&environment.connected, allowed),
+            touches_reserved(&environment.reserved, allowed),
             holds_relay(&environment.relays, allowed),
             mesh.and_then(|mesh| too_big_for(mesh, allowed)),
         ];
@@ -38,7 +40,8 @@ pub(super) fn unknown_relays(environment: &Environment, peer: &PeerConfig) -> Ve
     let nodes = peer.nodes.iter().enumerate();
     let unknown = nodes.filter_map(|(index, node)| {
         let url = node.home_relay.as_ref()?;
-        let known = mesh.relays.iter().any(|relay| relay.url == *url);
+        let mut relays = mesh.relays.iter().chain(&peer.relays);
+        let known = relays.any(|relay| relay.url == *url);
         let message = || {
             let urls: Vec<String> = mesh
                 .relays
@@ -65,9 +68,10 @@ pub(super) fn unknown_relays(environment: &Environment, peer: &PeerConfig) -> Ve
 pub(super) fn without_unknown_relays(environment: &Environment, peer: &PeerConfig) -> PeerConfig {
     let mut peer = peer.clone();
     let relays = environment.mesh.iter().flat_map(|mesh| &mesh.relays);
-    let known: Vec<_> = relays.map(|relay| &relay.url).collect();
+    let relays = relays.chain(&peer.relays);
+    let known: Vec<RelayUrl> = relays.map(|relay| relay.url.clone()).collect();
     for node in &mut peer.nodes {
-        node.home_relay = node.home_relay.take().filter(|url| known.contains(&url));
+        node.home_relay = node.home_relay.take().filter(|url| known.contains(url));
     }
     peer
 }
@@ -138,6 +142,14 @@ fn touches_connected(connected: &[IpNet], allowed: IpNet) -> Option<(Code, Strin
         "{allowed} overlaps with {network}, to which this node is directly connected; shrink it, or renumber one of them"
     );
     Some((Code::OverlapsConnected, message))
+}
+
+fn touches_reserved(reserved: &[IpNet], allowed: IpNet) -> Option<(Code, String)> {
+    let range = reserved.iter().find(|range| overlap(**range, allowed))?;
+    let message = format!(
+        "{allowed} overlaps with {range} of this cluster; a Peer may have only what lies elsewhere"
+    );
+    Some((Code::OverlapsOwn, message))
 }
 
 fn holds_relay(relays: &[IpAddr], allowed: IpNet) -> Option<(Code, String)> {

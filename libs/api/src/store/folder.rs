@@ -13,7 +13,7 @@ use crate::{
 /// The folder, files in the order of their names.
 #[derive(Debug)]
 pub(super) struct Folder {
-    /// Set if the folder cannot be listed; there are no files then.
+    /// Set if the folder, or the API server, cannot be read; there are no files then.
     unreadable: Option<ManifestError>,
     files: BTreeMap<String, File>,
 }
@@ -48,6 +48,21 @@ impl Folder {
                     files: BTreeMap::new(),
                 }
             }
+            FolderRead::Waiting { what } => {
+                let message = format!("waiting for {what}; what was in force stays");
+                let problem = Problem::new("", Code::NotReadYet, message);
+                Self {
+                    unreadable: Some(ManifestError::new("", 0, &problem)),
+                    files: BTreeMap::new(),
+                }
+            }
+            FolderRead::Objects(objects) => Self {
+                unreadable: None,
+                files: objects
+                    .documents(own_key)
+                    .map(|(name, document)| (name.clone(), File::stored(&name, document)))
+                    .collect(),
+            },
             FolderRead::Files(files) => Self {
                 unreadable: None,
                 files: files
@@ -139,12 +154,8 @@ impl Folder {
                 .ok()
                 .filter(|_| good)?
                 .clone();
-            let held = Held {
-                file: file.to_owned(),
-                spec: entry.document.spec.clone(),
-                config,
-                in_force: true,
-            };
+            let spec = entry.document.spec.clone();
+            let held = Held::new(file.to_owned(), spec, entry.document.form, config);
             Some((id, held))
         })
     }
@@ -220,6 +231,20 @@ impl Folder {
 }
 
 impl File {
+    /// One object of the API server, as if it were a file of its own.
+    fn stored(name: &str, document: Result<Document, Problem>) -> Self {
+        match document {
+            Ok(document) => Self {
+                entries: vec![Entry::new(document)],
+                unclear: None,
+            },
+            Err(problem) => Self {
+                entries: Vec::new(),
+                unclear: Some(ManifestError::new(name, 0, &problem)),
+            },
+        }
+    }
+
     fn read(file: &FileRead, own_key: NodeKey) -> Self {
         match read_manifests(file, own_key) {
             Err(problem) => Self {
@@ -281,8 +306,7 @@ impl Claim {
     fn new(file: &str, entry: &Entry, held: Option<&Held>) -> Self {
         let good = entry.document.object.is_ok();
         let same_file = held.is_some_and(|held| held.file == file);
-        let same = same_file
-            && held.is_some_and(|held| entry.document.object.as_ref() == Ok(&held.config));
+        let same = good && same_file && held.is_some_and(|held| entry.document.spec == held.spec);
         Self {
             file: file.to_owned(),
             document: entry.document.index,

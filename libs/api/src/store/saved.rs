@@ -6,9 +6,10 @@ use derp::NodeKey;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::learned::Told;
 use super::{Held, conflict};
-use crate::reader::read_spec;
-use crate::{Kind, ObjectId};
+use crate::reader::{Form, read_spec};
+use crate::{Kind, NodeSpec, ObjectId};
 
 /// The last good state of every object, as it goes to disk.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -25,7 +26,13 @@ struct SavedObject {
     name: String,
     file: String,
     in_force: bool,
+    /// Whether it comes from the API server.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    stored: bool,
     spec: Value,
+    /// Nodes in force that are not in the spec: the peer told them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    told: Vec<NodeSpec>,
 }
 
 impl SavedState {
@@ -35,25 +42,34 @@ impl SavedState {
             name: id.name.clone(),
             file: held.file.clone(),
             in_force: held.in_force,
+            stored: held.form == Form::Stored,
             spec: held.spec.clone(),
+            told: held.told().map(NodeSpec::from).collect(),
         });
         Self {
             objects: objects.collect(),
         }
     }
 
-    /// What still passes: one Mesh, and Peers that do not contradict each other.
-    pub(super) fn restore(self, own_key: NodeKey) -> BTreeMap<ObjectId, Held> {
-        let mut restored = BTreeMap::new();
-        for object in self.objects {
+    /// What still passes: one Mesh, and Peers that do not contradict each other; and what the Peers had told.
+    pub(super) fn restore(
+        self,
+        own_key: NodeKey,
+    ) -> (BTreeMap<ObjectId, Held>, BTreeMap<String, Told>) {
+        let (mut restored, mut told) = (BTreeMap::new(), BTreeMap::new());
+        for mut object in self.objects {
+            let nodes = std::mem::take(&mut object.told);
             let Some((id, held)) = object.check(own_key) else {
                 continue;
             };
             if fits(&restored, &id, &held) {
+                if let Some(peer) = held.peer().filter(|_| !nodes.is_empty()) {
+                    told.insert(id.name.clone(), Told::new(peer.identity, nodes));
+                }
                 restored.insert(id, held);
             }
         }
-        restored
+        (restored, told)
     }
 }
 
@@ -66,14 +82,20 @@ impl SavedObject {
             kind,
             name: self.name,
         };
-        let config = read_spec(&id, &self.spec, own_key).ok()?;
-        let held = Held {
-            file: self.file,
-            spec: self.spec,
-            config,
-            in_force: self.in_force,
+        let form = if self.stored {
+            Form::Stored
+        } else {
+            Form::Manifest
         };
-        Some((id, held))
+        let config = read_spec(&id, &self.spec, form, own_key).ok()?;
+        let held = Held::new(self.file, self.spec, form, config);
+        Some((
+            id,
+            Held {
+                in_force: self.in_force,
+                ..held
+            },
+        ))
     }
 }
 

@@ -1,3 +1,5 @@
+mod cluster;
+
 use super::*;
 use crate::{Code, FileRead};
 

@@ -13,10 +13,10 @@ use tokio_rustls::TlsConnector;
 
 use super::Config;
 use super::tls::{self, TlsSetupError};
-use super::upgrade::{self, Connection};
+use super::upgrade::{self, Connection, Greeting};
 use crate::frame::{FrameError, FrameType};
 use crate::handshake::OpenError;
-use crate::key::{NoRandomness, NodeKey, NodeSecret};
+use crate::key::{NoRandomness, NodeKey};
 use crate::url::RelayUrl;
 
 /// For everything from the name lookup to ServerInfo.
@@ -84,28 +84,36 @@ pub(super) enum DialError {
 
 /// Dials one relay again and again, and remembers which manner of asking works.
 pub(super) struct Dialer {
+    /// What the relay is called.
     url: RelayUrl,
-    secret: NodeSecret,
+    /// Where it is.
+    address: RelayUrl,
+    us: Greeting,
     tls: Option<Result<Arc<ClientConfig>, TlsSetupError>>,
     manner: Manner,
 }
 
 impl Dialer {
     pub(super) fn new(config: &Config) -> Self {
-        let tls = config
-            .url
+        let address = config.dial.as_ref().unwrap_or(&config.url);
+        let tls = address
             .is_tls()
             .then(|| tls::client_config(config.ca_bundle.as_deref()));
         Self {
             url: config.url.clone(),
-            secret: config.secret.clone(),
+            address: address.clone(),
+            us: Greeting {
+                secret: config.secret.clone(),
+                pass: None,
+            },
             tls,
             manner: Manner::Fast,
         }
     }
 
-    /// One attempt, or two where the first is answered by something that does not know DERP.
-    pub(super) async fn dial(&mut self) -> Result<Connection, DialError> {
+    /// Shows this pass in one attempt, or two where the first is answered by something that does not know DERP.
+    pub(super) async fn dial(&mut self, pass: Option<String>) -> Result<Connection, DialError> {
+        self.us.pass = pass;
         let attempt = async {
             let first = self.attempt().await;
             match first {
@@ -126,17 +134,17 @@ impl Dialer {
     }
 
     async fn attempt(&self) -> Result<Connection, DialError> {
-        let tcp = connect_tcp(&self.url).await?;
+        let tcp = connect_tcp(&self.address).await?;
         let (stream, early_key) = self.secure(tcp).await?;
         let authority = self.url.authority();
         match (self.manner, early_key) {
             (Manner::Fast, Some(key)) => {
-                upgrade::fast_start(stream, &authority, &self.secret, key).await
+                upgrade::fast_start(stream, &authority, &self.us, key).await
             }
             (Manner::Fast | Manner::Plain, _) => {
-                upgrade::upgrade(stream, &authority, &self.secret).await
+                upgrade::upgrade(stream, &authority, &self.us).await
             }
-            (Manner::WebSocket, _) => upgrade::websocket(stream, &authority, &self.secret).await,
+            (Manner::WebSocket, _) => upgrade::websocket(stream, &authority, &self.us).await,
         }
     }
 

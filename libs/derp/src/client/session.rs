@@ -13,6 +13,7 @@ use super::pinger::{Pinger, Step};
 use super::upgrade::Connection;
 use super::{Event, Frame, Task, lock};
 use crate::frame::{FrameBuffer, FrameError, Message};
+use crate::refusal::Refusal;
 use std::sync::atomic::Ordering;
 
 /// Buffers above this size are given back when they are used little.
@@ -151,7 +152,7 @@ impl Session<'_> {
             Message::Ping(bytes) => self.task.shared.outbox.push_control(Message::Pong(bytes)),
             Message::PeerGone { key, reason } => self.tell(Event::PeerGone { key, reason }),
             Message::PeerPresent { key, .. } => self.tell(Event::PeerPresent { key }),
-            Message::Health(text) => self.tell(Event::Health(text.to_owned())),
+            Message::Health(text) => self.health(text),
             Message::Restarting {
                 reconnect_in,
                 try_for,
@@ -176,6 +177,13 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    fn health(&self, text: &str) {
+        if let Some(refusal) = Refusal::from_health(text) {
+            *lock(&self.task.shared.refusal) = Some(refusal);
+        }
+        self.tell(Event::Health(text.to_owned()));
     }
 
     fn pong(&self, bytes: [u8; 8]) {

@@ -21,11 +21,29 @@ pub(super) struct Connection {
     pub(super) buffer: FrameBuffer,
 }
 
+/// Who we are, and by whose leave we come.
+pub(super) struct Greeting {
+    pub(super) secret: NodeSecret,
+    pub(super) pass: Option<String>,
+}
+
+impl Greeting {
+    fn client_info(&self, server: &NodeKey, out: &mut Vec<u8>) -> Result<(), DialError> {
+        let info = ClientInfo {
+            pass: self.pass.clone(),
+            ..ClientInfo::default()
+        };
+        let sealed = info.seal(&self.secret, server, BoxNonce::random()?);
+        Message::ClientInfo { sealed: &sealed }.encode(out);
+        Ok(())
+    }
+}
+
 /// Asks for DERP and waits for the 101.
 pub(super) async fn upgrade(
     mut stream: Box<dyn Transport>,
     authority: &str,
-    secret: &NodeSecret,
+    us: &Greeting,
 ) -> Result<Connection, DialError> {
     stream
         .write_all(derp_request(authority, "").as_bytes())
@@ -37,28 +55,28 @@ pub(super) async fn upgrade(
             status: response.status,
         });
     }
-    handshake(stream, FrameBuffer::with(rest), secret, None).await
+    handshake(stream, FrameBuffer::with(rest), us, None).await
 }
 
 /// Asks for DERP and greets in the same flight: the relay's key is known from its certificates.
 pub(super) async fn fast_start(
     mut stream: Box<dyn Transport>,
     authority: &str,
-    secret: &NodeSecret,
+    us: &Greeting,
     server: NodeKey,
 ) -> Result<Connection, DialError> {
     let mut flight = derp_request(authority, "Derp-Fast-Start: 1\r\n").into_bytes();
-    client_info(secret, &server, &mut flight)?;
+    us.client_info(&server, &mut flight)?;
     stream.write_all(&flight).await?;
     stream.flush().await?;
-    handshake(stream, FrameBuffer::default(), secret, Some(server)).await
+    handshake(stream, FrameBuffer::default(), us, Some(server)).await
 }
 
 /// Asks for a WebSocket that carries DERP.
 pub(super) async fn websocket(
     mut stream: Box<dyn Transport>,
     authority: &str,
-    secret: &NodeSecret,
+    us: &Greeting,
 ) -> Result<Connection, DialError> {
     let key = STANDARD.encode(rand::random::<[u8; 16]>());
     let request = format!(
@@ -75,14 +93,14 @@ pub(super) async fn websocket(
         });
     }
     let stream = WebSocketBytes::new(stream, Side::Client, rest).await;
-    handshake(Box::new(stream), FrameBuffer::default(), secret, None).await
+    handshake(Box::new(stream), FrameBuffer::default(), us, None).await
 }
 
 /// Exchanges ServerKey, ClientInfo and ServerInfo. With `greeted`, ClientInfo is already on its way.
 async fn handshake(
     mut stream: Box<dyn Transport>,
     mut buffer: FrameBuffer,
-    secret: &NodeSecret,
+    us: &Greeting,
     greeted: Option<NodeKey>,
 ) -> Result<Connection, DialError> {
     let mut server = greeted;
@@ -94,14 +112,14 @@ async fn handshake(
         match (Message::decode(frame)?, server) {
             (Message::ServerKey { key }, None) => {
                 let mut flight = Vec::new();
-                client_info(secret, &key, &mut flight)?;
+                us.client_info(&key, &mut flight)?;
                 stream.write_all(&flight).await?;
                 stream.flush().await?;
                 server = Some(key);
             }
             (Message::ServerKey { key }, Some(known)) if key == known => {}
             (Message::ServerInfo { sealed }, Some(server)) => {
-                ServerInfo::open(sealed, secret, &server)?;
+                ServerInfo::open(sealed, &us.secret, &server)?;
                 refuse_if_told(&mut buffer)?;
                 return Ok(Connection {
                     stream,
@@ -145,12 +163,6 @@ async fn fill(stream: &mut Box<dyn Transport>, buffer: &mut FrameBuffer) -> Resu
         return Err(DialError::Closed);
     }
     buffer.filled(count);
-    Ok(())
-}
-
-fn client_info(secret: &NodeSecret, server: &NodeKey, out: &mut Vec<u8>) -> Result<(), DialError> {
-    let sealed = ClientInfo::default().seal(secret, server, BoxNonce::random()?);
-    Message::ClientInfo { sealed: &sealed }.encode(out);
     Ok(())
 }
 

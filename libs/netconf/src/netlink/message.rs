@@ -12,9 +12,12 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 
+use rtnetlink::packet_core::{DefaultNla, Emitable as _};
+
 use super::{METRIC_HELD, METRIC_LIVE};
 use crate::actual::{Device, Route, Rule, Target};
 use crate::desired::{Names, is_v6};
+use crate::sysctl::Attribute;
 
 /// An address of some link.
 pub(super) struct Address {
@@ -62,6 +65,32 @@ pub(super) fn device(link: &LinkMessage, addresses: BTreeSet<IpNet>) -> Device {
 
 pub(super) fn queue(packets: u32) -> LinkAttribute {
     LinkAttribute::TxQueueLen(packets)
+}
+
+/// `IFLA_AF_SPEC` with one sysctl. The library writes the flat form in which the kernel lists them; it takes nested ones.
+pub(super) fn sysctl(attribute: Attribute) -> LinkAttribute {
+    const AF_SPEC: u16 = 26;
+    const INET_CONF: u16 = 1;
+    let (family, value) = match attribute {
+        Attribute::Inet(number, value) => {
+            let conf = vec![nla(number, value.to_ne_bytes().to_vec())];
+            (AddressFamily::Inet, nested(INET_CONF, &conf))
+        }
+        Attribute::Inet6(number, value) => (AddressFamily::Inet6, nla(number, vec![value])),
+    };
+    let family = nested(u16::from(u8::from(family)), &[value]);
+    LinkAttribute::Other(nested(AF_SPEC, &[family]))
+}
+
+fn nla(kind: u16, value: Vec<u8>) -> DefaultNla {
+    DefaultNla::new(kind, value)
+}
+
+fn nested(kind: u16, inner: &[DefaultNla]) -> DefaultNla {
+    const NESTED: u16 = 0x8000;
+    let mut value = vec![0; inner.buffer_len()];
+    inner.emit(&mut value);
+    nla(kind | NESTED, value)
 }
 
 /// Loopback and link-local addresses, which no one else can use, are `None`.

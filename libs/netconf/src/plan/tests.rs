@@ -271,6 +271,61 @@ fn accepts_follow_the_port_and_the_drop() {
     );
 }
 
+#[test]
+fn what_cannot_be_written_is_not_planned_unless_netlink_can() {
+    let key = |name: &str| format!("net/{name}");
+    let mut actual = bare();
+    actual.sysctls.extend([
+        (key("ipv4/conf/culvert0/rp_filter"), "1".to_owned()),
+        (key("ipv6/conf/culvert0/accept_ra"), "1".to_owned()),
+    ]);
+    actual.locked = actual.sysctls.keys().cloned().collect();
+    let changes = texts(&plan(&Names::default(), &desired(), &actual));
+    let sets: Vec<_> = changes
+        .iter()
+        .filter(|text| text.contains("net/"))
+        .collect();
+    assert_eq!(sets, ["set net/ipv4/conf/culvert0/rp_filter to 2"]);
+    apply_all(&desired(), &mut actual);
+    assert_eq!(apply_all(&desired(), &mut actual), 0);
+}
+
+#[test]
+fn a_device_without_ipv6_takes_no_route_and_the_guard_stays() {
+    let mut desired = desired();
+    desired.remote.push(net("fd00:2::/64"));
+    let mut actual = bare();
+    actual.device.as_mut().expect("device").no_v6 = true;
+    apply_all(&desired, &mut actual);
+    let to = |prefix: &str| {
+        let prefix = net(prefix);
+        actual
+            .routes
+            .iter()
+            .filter(move |route| route.prefix == prefix)
+            .count()
+    };
+    assert_eq!((to("10.2.0.0/16"), to("fd00:2::/64")), (2, 1));
+}
+
+#[test]
+fn a_gateway_serves_its_cluster_and_leaves_its_routes_alone() {
+    let mut desired = desired();
+    desired.local = vec![net("10.0.0.0/12")];
+    desired.remote = vec![net("10.16.0.0/12")];
+    desired.held = vec![net("10.16.0.0/12")];
+    let mut actual = bare();
+    apply_all(&desired, &mut actual);
+    let own = |route: &Route| desired.local.iter().any(|net| net.contains(&route.prefix));
+    assert_eq!(actual.routes.iter().filter(|route| own(route)).count(), 0);
+    assert_eq!(actual.routes.len(), 2);
+    assert_eq!(
+        actual.sysctls.get(sysctl::FORWARD_V4),
+        Some(&"1".to_owned())
+    );
+    assert_eq!(apply_all(&desired, &mut actual), 0);
+}
+
 fn prefixes() -> impl Strategy<Value = Vec<IpNet>> {
     let v4 = (0_u8..6, 12_u8..25).prop_map(|(b, length)| {
         IpNet::new([10, b, b, 0].into(), length)
@@ -336,11 +391,14 @@ prop_compose! {
         priority in 299_u32..302,
         chain in any_chain(),
         forward in "[01]",
+        locked in any::<bool>(),
+        no_v6 in any::<bool>(),
         metric in 0_u32..3,
     ) -> Actual {
         let device = Device {
             index: 7, tun: true, up, mtu: 1400, queue: 500,
             addresses: addresses.into_iter().filter(|net| v6 || !is_v6(net)).collect(),
+            no_v6: v6 && no_v6,
         };
         let mut actual = Actual {
             v6,
@@ -349,6 +407,7 @@ prop_compose! {
             rules: BTreeSet::from([Rule { v6: false, priority }]),
             chains: vec![chain],
             sysctls: BTreeMap::from([(sysctl::FORWARD_V4.to_owned(), forward)]),
+            locked: locked.then(|| sysctl::FORWARD_V4.to_owned()).into_iter().collect(),
             ..Actual::default()
         };
         actual.routes = routes(&old, &actual);

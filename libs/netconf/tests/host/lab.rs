@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -117,18 +118,33 @@ fn shell(line: &str) -> String {
 
 /// A folder for the journal, and the path in it.
 pub(crate) struct State {
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    _temporary: Option<tempfile::TempDir>,
 }
 
 impl State {
     pub(crate) fn new() -> Self {
+        let temporary = tempfile::tempdir().expect("temporary folder");
         Self {
-            folder: tempfile::tempdir().expect("temporary folder"),
+            folder: temporary.path().to_owned(),
+            _temporary: Some(temporary),
         }
     }
 
-    pub(crate) fn journal(&self) -> std::path::PathBuf {
-        self.folder.path().join("journal.json")
+    /// A folder that somebody else made and removes.
+    pub(crate) fn at(folder: PathBuf) -> Self {
+        Self {
+            folder,
+            _temporary: None,
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.folder.join("journal.json")
     }
 
     pub(crate) async fn open(&self) -> Netconf {

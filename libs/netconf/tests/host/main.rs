@@ -1,11 +1,13 @@
 //! The plan on real kernels: namespaces, real `nft` and both iptables. Needs root.
 
+mod container;
 mod extremes;
 mod lab;
+mod packets;
 
 use std::time::{Duration, Instant};
 
-use lab::{Namespace, Site, State, converge, desired};
+use lab::{Site, State, converge, desired};
 use netconf::{Condition, ConditionCode, Desired, Names, Netconf, OpenError};
 
 async fn clean(state: &State) -> netconf::CleanupReport {
@@ -439,22 +441,12 @@ fn addresses_and_networks_of_the_host_are_listed() {
 
 #[test]
 fn only_mesh_sources_come_in_and_connections_fit_the_device() {
-    let (site, state, far) = (Site::new(), State::new(), Namespace::new());
+    let (site, state) = (Site::new(), State::new());
     site.node
         .sh("iptables-nft -t nat -A POSTROUTING ! -s 10.1.0.0/16 -d 10.1.0.0/16 -j MASQUERADE");
     // The rules know the device by name, so a pair of veth ends can carry what the tunnel would.
-    site.node.join("culvert0", &far, "eth0");
-    site.node.sh("ip link set culvert0 name other0");
-    site.add_device();
-    site.node.run(|| async {
-        let mut netconf = state.open().await;
-        converge(&mut netconf, &desired()).await;
-        site.node
-            .sh("ip link del culvert0; ip link set other0 down; ip link set other0 name culvert0");
-        converge(&mut netconf, &desired()).await;
-    });
-    far.sh("ip addr add 10.2.0.9/32 dev eth0; ip addr add 10.66.0.9/32 dev eth0");
-    far.sh("ip route add 10.1.0.0/16 via 10.1.0.1 dev eth0 onlink src 10.2.0.9");
+    let far = packets::wired(&site, &state);
+    far.sh("ip addr add 10.66.0.9/32 dev eth0");
     let listener = site
         .pod
         .run(|| async { std::net::TcpListener::bind("10.1.0.2:80").expect("binds") });

@@ -6,13 +6,13 @@ const FIRST: Duration = Duration::from_millis(250);
 
 /// From a quarter of a second, twice as long each time up to a bound, jittered by half.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
     longest: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new(longest: Duration) -> Self {
+    pub(crate) fn new(longest: Duration) -> Self {
         Self {
             failures: 0,
             longest,
@@ -20,14 +20,14 @@ impl Backoff {
     }
 
     /// The next wait; `random` is from 0 to 1.
-    pub(super) fn next_delay(&mut self, random: f64) -> Duration {
+    pub(crate) fn next_delay(&mut self, random: f64) -> Duration {
         let base = FIRST.saturating_mul(1 << self.failures.min(10));
         self.failures = self.failures.saturating_add(1);
         base.min(self.longest).mul_f64(0.5 + random)
     }
 
     /// The last connection worked.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 }

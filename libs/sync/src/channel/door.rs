@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use derp::ClusterIdentity;
 use quinn::Connection;
 use tokio::sync::watch;
 
 use super::{DownReason, PeerState, PeerView};
-use crate::identity::ClusterIdentity;
 use crate::message::CloseReason;
 use crate::quic;
 use crate::session::{Arbiter, Dialler, Verdict};
@@ -119,12 +119,18 @@ impl Door {
         }
     }
 
-    /// Shows that none is in, if that is so.
+    /// Shows that none is in, if that is so. A peer that has said it does not know us is silent from then on, and what it
+    /// said remains the better reason.
     pub(super) fn show_down(&self, reason: DownReason) {
         let inside = self.lock();
         if inside.closed.is_none() && !inside.arbiter.is_live() {
             self.change(|view| {
-                view.state = PeerState::Down { reason };
+                let told = DownReason::Told(CloseReason::NotAdmitted);
+                if reason != DownReason::Unreachable
+                    || view.state != (PeerState::Down { reason: told })
+                {
+                    view.state = PeerState::Down { reason };
+                }
                 view.synced = false;
             });
         }

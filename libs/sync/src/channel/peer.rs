@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use derp::ClusterIdentity;
 use quinn::Incoming;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -13,7 +14,6 @@ use super::DownReason;
 use super::backoff::Backoff;
 use super::door::preferred;
 use super::talk::{Context, Ended};
-use crate::identity::ClusterIdentity;
 use crate::message::CloseReason;
 use crate::quic::Endpoint;
 use crate::session::{Bucket, Dialler};
@@ -46,7 +46,6 @@ pub(super) struct PeerHandle {
 
 /// The task of a peer.
 pub(super) struct Peer {
-    identity: ClusterIdentity,
     address: SocketAddr,
     endpoint: Arc<Endpoint>,
     context: Context,
@@ -63,18 +62,16 @@ pub(super) struct Peer {
 impl Peer {
     pub(super) fn new(
         us: ClusterIdentity,
-        identity: ClusterIdentity,
         address: SocketAddr,
         endpoint: Arc<Endpoint>,
         context: Context,
     ) -> Self {
-        let grace = match preferred(us, identity) {
+        let grace = match preferred(us, context.peer) {
             Dialler::Us => Duration::ZERO,
             Dialler::Them => GRACE,
         };
         let now = Instant::now();
         Self {
-            identity,
             address,
             endpoint,
             backoff: Backoff::new(context.config.timing.retry),
@@ -128,9 +125,9 @@ impl Peer {
         self.not_before = Instant::now() + LEAST;
         let endpoint = Arc::clone(&self.endpoint);
         let context = self.context.clone();
-        let (identity, address) = (self.identity, self.address);
+        let address = self.address;
         self.talks.spawn(async move {
-            let link = endpoint.dial(identity, address).await;
+            let link = endpoint.dial(context.peer, address).await;
             context.talk(link, Dialler::Us).await
         });
     }
@@ -141,9 +138,8 @@ impl Peer {
         }
         let endpoint = Arc::clone(&self.endpoint);
         let context = self.context.clone();
-        let identity = self.identity;
         self.talks.spawn(async move {
-            let link = endpoint.answer(incoming, identity).await;
+            let link = endpoint.answer(incoming, context.peer).await;
             context.talk(link, Dialler::Them).await
         });
     }
@@ -155,7 +151,7 @@ impl Peer {
             return;
         };
         let ours = ended.dialler == Dialler::Us;
-        tracing::debug!(peer = ?self.identity, error = %ended.error, ours, "connection ended");
+        tracing::debug!(peer = ?self.context.peer, error = %ended.error, ours, "connection ended");
         if ours {
             self.dialling = false;
         }

@@ -1,8 +1,10 @@
 //! One conversation on one connection.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use derp::ClusterIdentity;
 use quinn::{ReadError, WriteError};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
@@ -56,9 +58,11 @@ pub(super) struct Ended {
 /// Everything a conversation needs to know.
 #[derive(Debug, Clone)]
 pub(super) struct Context {
+    pub(super) peer: ClusterIdentity,
     pub(super) config: Arc<Config>,
     pub(super) door: Arc<Door>,
     pub(super) records: watch::Receiver<Arc<Records>>,
+    pub(super) memberships: watch::Receiver<BTreeMap<ClusterIdentity, String>>,
 }
 
 impl Context {
@@ -108,7 +112,7 @@ impl TalkError {
                 LinkEnd::RefusedKey => DownReason::RefusedKey,
                 LinkEnd::Lost if was_live => DownReason::Lost,
                 LinkEnd::Lost => DownReason::Unreachable,
-                LinkEnd::Closed | LinkEnd::Broken => DownReason::Broken,
+                LinkEnd::Closed | LinkEnd::Full | LinkEnd::Broken => DownReason::Broken,
             },
         }
     }
@@ -170,7 +174,10 @@ impl Talk {
             generation: context.config.generation,
         };
         let local = Arc::clone(&context.records.borrow_and_update());
-        let session = Session::new(Instant::now(), context.config.limits, hello, local);
+        let mut session = Session::new(Instant::now(), context.config.limits, hello, local);
+        let memberships = context.memberships.borrow_and_update();
+        session.set_membership(memberships.get(&context.peer).map(String::as_str));
+        drop(memberships);
         Self {
             context,
             id,
@@ -210,6 +217,12 @@ impl Talk {
                 self.session.set_local(records);
                 Ok(())
             }
+            Ok(()) = self.context.memberships.changed() => {
+                let memberships = self.context.memberships.borrow_and_update();
+                let text = memberships.get(&self.context.peer);
+                self.session.set_membership(text.map(String::as_str));
+                Ok(())
+            }
             () = sleep(alarm) => Ok(self.session.handle_timeout(Instant::now())?),
         }
     }
@@ -241,6 +254,11 @@ impl Talk {
                         view.records = Some(records);
                         view.refused = refused;
                     });
+                }
+                Event::Membership(text) => {
+                    self.context
+                        .door
+                        .show(self.id, |view| view.membership = text);
                 }
             }
         }

@@ -14,12 +14,9 @@ fn secret(seed: u8) -> ClusterSecret {
     ClusterSecret::from_seed([seed; 32]).unwrap()
 }
 
-/// A cluster that waits for the peer of seed 2, and the watches that it follows.
+/// A cluster that waits for the peer of seed 2.
 struct Waiting {
     sync: Sync,
-    _relays: watch::Sender<Vec<Relay>>,
-    _peers: watch::Sender<BTreeSet<ClusterIdentity>>,
-    _records: watch::Sender<Arc<Records>>,
 }
 
 impl Waiting {
@@ -28,18 +25,17 @@ impl Waiting {
         config.timing.handshake = Duration::from_secs(1);
         // It does not dial in the middle of a test.
         config.timing.retry = Duration::from_secs(60);
-        let relay = Relay {
-            url: format!("http://{}", server.address()).parse().unwrap(),
-            ca_bundle: None,
+        let url = format!("http://{}", server.address()).parse().unwrap();
+        // Nothing changes, so nobody has to be there to change it.
+        let inputs = Inputs {
+            relays: watch::channel(vec![Relay::new(url)]).1,
+            peers: watch::channel([secret(2).identity()].into()).1,
+            records: watch::channel(Arc::default()).1,
+            memberships: watch::channel(BTreeMap::new()).1,
+            invites: watch::channel(BTreeSet::new()).1,
         };
-        let (relays, relays_out) = watch::channel(vec![relay]);
-        let (peers, peers_out) = watch::channel([secret(2).identity()].into());
-        let (records, records_out) = watch::channel(Arc::default());
         Self {
-            sync: Sync::spawn(config, secret(1), relays_out, peers_out, records_out).unwrap(),
-            _relays: relays,
-            _peers: peers,
-            _records: records,
+            sync: Sync::spawn(config, secret(1), inputs).unwrap(),
         }
     }
 

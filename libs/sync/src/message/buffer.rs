@@ -24,19 +24,24 @@ impl MessageBuffer {
     /// # Errors
     /// When it is too long or no message; the stream is then of no more use.
     pub fn next_message(&mut self) -> Result<Option<Message>, DecodeError> {
+        let frame = self.next_frame(MAX_MESSAGE)?;
+        frame.map(Message::decode).transpose()
+    }
+
+    /// The bytes of the next message, if it is complete, of a conversation whose messages may be that long.
+    pub(crate) fn next_frame(&mut self, longest: usize) -> Result<Option<&[u8]>, DecodeError> {
         let rest = self.bytes.get(self.head..).unwrap_or_default();
         let Some((length, rest)) = rest.split_first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
         };
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
-        if length > MAX_MESSAGE {
+        if length > longest {
             return Err(DecodeError::Long);
         }
-        let Some(message) = rest.get(..length) else {
-            return Ok(None);
-        };
-        let message = Message::decode(message)?;
-        self.head += LENGTH_BYTES + length;
-        Ok(Some(message))
+        let frame = rest.get(..length);
+        if frame.is_some() {
+            self.head += LENGTH_BYTES + length;
+        }
+        Ok(frame)
     }
 }

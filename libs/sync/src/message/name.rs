@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 const MAX_LABEL: usize = 63;
@@ -22,7 +23,8 @@ pub enum NameError {
 }
 
 /// What a cluster calls itself: a DNS label.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ClusterName(Arc<str>);
 
 /// What a cluster calls a node: a DNS subdomain, as Kubernetes has it. Means nothing outside that cluster.
@@ -64,6 +66,20 @@ impl FromStr for NodeName {
             return Ok(Self(text.into()));
         }
         Err(NameError::Subdomain)
+    }
+}
+
+impl TryFrom<String> for ClusterName {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        text.parse()
+    }
+}
+
+impl From<ClusterName> for String {
+    fn from(name: ClusterName) -> Self {
+        name.as_str().to_owned()
     }
 }
 

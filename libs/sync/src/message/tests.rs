@@ -39,6 +39,10 @@ fn messages() -> Vec<Message> {
             refused: Vec::new(),
         }),
         Message::Ack { sequence: 9 },
+        Message::Membership {
+            text: Some("eyJ2IjoxfQ".into()),
+        },
+        Message::Membership { text: None },
     ]
 }
 
@@ -145,6 +149,20 @@ fn a_bad_record_harms_no_other_and_voids_what_was_said_of_it() {
 }
 
 #[test]
+fn a_text_that_is_no_membership_counts_as_none() {
+    let long = "x".repeat(MAX_STATEMENT + 1);
+    for text in ["", "a b", "{}", &long] {
+        let text = format!(r#"{{"membership": {{"text": "{text}", "until": 7}}}}"#);
+        assert_eq!(
+            decode(&text).unwrap(),
+            Message::Membership { text: None },
+            "{text}"
+        );
+    }
+    assert!(decode(r#"{"membership": {"text": 7}}"#).is_err());
+}
+
+#[test]
 fn lists_are_capped() {
     let list = vec![r#""n""#; MAX_LIST + 1].join(",");
     let text = format!(r#"{{"delta": {{"sequence": 1, "removedNodes": [{list}]}}}}"#);
@@ -212,7 +230,7 @@ proptest! {
 
     #[test]
     fn no_change_of_a_message_panics(
-        which in 0_usize..4,
+        which in 0_usize..6,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
     ) {
         let mut bytes = messages()[which].encode().unwrap();
@@ -227,6 +245,7 @@ proptest! {
                 Message::State(part) => part.nodes.len() + part.refused.len() <= MAX_LIST,
                 Message::Delta(delta) => delta.nodes.len() + delta.refused.len() <= MAX_LIST,
                 Message::Hello(hello) => hello.version > 0,
+                Message::Membership { text } => text.is_none_or(|text| is_statement(&text)),
                 Message::Ack { .. } | Message::Unknown => true,
             };
             prop_assert!(bounded);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use super::record::{MAX_PREFIXES, NodeRecord, RecordError, Refusal};
-use super::{Delta, Hello, MAX_LIST, Message, NameError, NodeName, StatePart};
+use super::{Delta, Hello, MAX_LIST, Message, NameError, NodeName, StatePart, is_statement};
 
 /// What the records of one message may take; the rest is room for what is around them.
 pub(crate) const PART_BYTES: usize = 192 << 10;
@@ -36,6 +36,9 @@ pub enum DecodeError {
     /// A version that never was.
     #[error("version 0")]
     Version,
+    /// A message that has no place in this conversation.
+    #[error("a message that does not belong here")]
+    Kind,
 }
 
 /// At least as long as the record is in JSON.
@@ -50,7 +53,8 @@ pub(crate) fn encoded_length(name: &NodeName, record: &NodeRecord) -> usize {
         + record.prefixes().len() * PREFIX_LENGTH
 }
 
-pub(super) fn encode(message: &Message, out: &mut Vec<u8>) -> Option<()> {
+/// What is written of a message, if anything is.
+pub(super) fn envelope(message: &Message) -> Option<EnvelopeOut<'_>> {
     let mut envelope = EnvelopeOut::default();
     match message {
         Message::Hello(hello) => {
@@ -80,9 +84,12 @@ pub(super) fn encode(message: &Message, out: &mut Vec<u8>) -> Option<()> {
                 sequence: *sequence,
             });
         }
+        Message::Membership { text } => {
+            envelope.membership = Some(Membership { text: text.clone() });
+        }
         Message::Unknown => return None,
     }
-    serde_json::to_writer(out, &envelope).ok()
+    Some(envelope)
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
@@ -100,12 +107,18 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
         EnvelopeIn { ack: Some(ack), .. } => Message::Ack {
             sequence: ack.sequence,
         },
+        EnvelopeIn {
+            membership: Some(membership),
+            ..
+        } => Message::Membership {
+            text: membership.text.filter(|text| is_statement(text)),
+        },
         EnvelopeIn { .. } => Message::Unknown,
     })
 }
 
 #[derive(Serialize, Default)]
-struct EnvelopeOut<'a> {
+pub(super) struct EnvelopeOut<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     hello: Option<HelloOut<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -114,6 +127,8 @@ struct EnvelopeOut<'a> {
     delta: Option<DeltaOut<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ack: Option<Ack>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    membership: Option<Membership>,
 }
 
 #[derive(Serialize)]
@@ -156,12 +171,20 @@ struct Ack {
     sequence: u64,
 }
 
+/// A text that is no statement counts as none: a newer side may mean something by it.
+#[derive(Serialize, Deserialize)]
+struct Membership {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct EnvelopeIn {
     hello: Option<HelloIn>,
     state: Option<StateIn>,
     delta: Option<DeltaIn>,
     ack: Option<Ack>,
+    membership: Option<Membership>,
 }
 
 #[derive(Deserialize)]
@@ -303,11 +326,19 @@ impl From<Capped<NodeIn, MAX_LIST>> for ParsedNodes {
 }
 
 /// A list that ends the parsing as soon as it is too long.
-struct Capped<T, const MAX: usize>(Vec<T>);
+#[derive(Serialize)]
+#[serde(transparent)]
+pub(crate) struct Capped<T, const MAX: usize>(pub(crate) Vec<T>);
 
 impl<T, const MAX: usize> Default for Capped<T, MAX> {
     fn default() -> Self {
         Self(Vec::new())
+    }
+}
+
+impl<T, const MAX: usize> Capped<T, MAX> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 

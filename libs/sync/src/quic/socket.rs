@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use derp::NodeKey;
 use derp::client::{Frame, Inbox, Outbox};
@@ -29,8 +29,13 @@ const RTT_BOUNDS: [Duration; 3] = [
 
 /// Between keys and addresses, and between QUIC and the relays. Peers that are not pinned do not exist here: nothing that
 /// they send goes any further.
-#[derive(Debug, Default)]
+///
+/// A relay that is connected may deliver nothing all the same. So the relay through which a peer was heard is believed
+/// only as long as the peer goes on being heard there; after that, packets go through all relays, like at the beginning.
+#[derive(Debug)]
 pub(crate) struct Switch {
+    /// How long to believe in a relay through which nothing comes.
+    silence: Duration,
     routes: RwLock<Routes>,
     queue: Mutex<Queue>,
     dropped: AtomicU64,
@@ -49,8 +54,15 @@ struct Routes {
 #[derive(Debug)]
 struct Peer {
     key: NodeKey,
-    /// The relay through which it spoke last.
-    heard: Option<u64>,
+    heard: Option<Heard>,
+}
+
+/// The relay through which a peer speaks.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    relay: u64,
+    /// When it did, to an eighth of the silence.
+    at: Instant,
 }
 
 #[derive(Debug)]
@@ -70,6 +82,16 @@ struct Queue {
 }
 
 impl Switch {
+    /// Without relays and peers. `silence` is longer than peers are ever quiet.
+    pub(crate) fn new(silence: Duration) -> Self {
+        Self {
+            silence,
+            routes: RwLock::default(),
+            queue: Mutex::default(),
+            dropped: AtomicU64::default(),
+        }
+    }
+
     /// Gives a key an address, from which it is heard from now on.
     pub(crate) fn pin(&self, key: NodeKey) -> SocketAddr {
         let mut routes = self.write();
@@ -85,9 +107,23 @@ impl Switch {
         self.write().addresses.remove(key);
     }
 
-    /// Nothing is sent to this address any more.
+    /// Nothing is sent to this address any more, nor heard from it.
     pub(crate) fn forget(&self, address: SocketAddr) {
-        self.write().peers.remove(&address);
+        let mut routes = self.write();
+        let Some(peer) = routes.peers.remove(&address) else {
+            return;
+        };
+        // The key may have another address by now.
+        if routes.addresses.get(&peer.key) == Some(&address) {
+            routes.addresses.remove(&peer.key);
+        }
+    }
+
+    /// Where this peer was heard does not count any more: the next packets go through all relays.
+    pub(crate) fn doubt(&self, address: SocketAddr) {
+        if let Some(peer) = self.write().peers.get_mut(&address) {
+            peer.heard = None;
+        }
     }
 
     /// The key behind an address.
@@ -138,7 +174,7 @@ impl Switch {
             return;
         };
         if let Some(peer) = routes.peers.get_mut(&address) {
-            peer.heard.take_if(|heard| *heard == number);
+            peer.heard.take_if(|heard| heard.relay == number);
         }
     }
 
@@ -161,10 +197,10 @@ impl Switch {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn receive(&self, relay: u64, frames: &[Frame<'_>]) {
+    fn receive(&self, relay: u64, frames: &[Frame<'_>], now: Instant) {
         let mut waker = None;
         for frame in frames {
-            let Some(address) = self.heard(relay, &frame.source) else {
+            let Some(address) = self.heard(relay, &frame.source, now) else {
                 continue;
             };
             let mut queue = self.queue();
@@ -179,30 +215,46 @@ impl Switch {
     }
 
     /// The address of a key that spoke through this relay.
-    fn heard(&self, relay: u64, key: &NodeKey) -> Option<SocketAddr> {
+    fn heard(&self, relay: u64, key: &NodeKey, now: Instant) -> Option<SocketAddr> {
         let routes = self.read();
         let address = *routes.addresses.get(key)?;
-        if routes.peers.get(&address)?.heard != Some(relay) {
+        if self.is_news(&routes, routes.peers.get(&address)?.heard, relay, now) {
             drop(routes);
-            self.write().peers.get_mut(&address)?.heard = Some(relay);
+            self.write().peers.get_mut(&address)?.heard = Some(Heard { relay, at: now });
         }
         Some(address)
     }
 
-    /// Through the relay where the peer was heard; through all while that is not known, or not connected.
-    fn send(&self, transmit: &Transmit<'_>) {
+    /// Whether it matters that a peer spoke through this relay. A copy of what another relay delivers does not.
+    fn is_news(&self, routes: &Routes, heard: Option<Heard>, relay: u64, now: Instant) -> bool {
+        let Some(heard) = heard else {
+            return true;
+        };
+        if heard.relay == relay {
+            return now.saturating_duration_since(heard.at) >= self.silence / 8;
+        }
+        !routes.is_connected(heard.relay) || self.is_silent(heard, now)
+    }
+
+    fn is_silent(&self, heard: Heard, now: Instant) -> bool {
+        now.saturating_duration_since(heard.at) >= self.silence
+    }
+
+    fn send(&self, transmit: &Transmit<'_>, now: Instant) {
         let routes = self.read();
         let Some(peer) = routes.peers.get(&transmit.destination) else {
             return self.count_drop();
         };
         let segment = transmit.segment_size.unwrap_or(0);
-        let heard = peer.heard.and_then(|number| routes.relays.get(&number));
-        if let Some(relay) = heard.filter(|relay| relay.connected) {
-            return relay.outbox.push(&peer.key, transmit.contents, segment);
-        }
-        for relay in routes.relays.values().filter(|relay| relay.connected) {
+        for (_, relay) in routes.ways(self.believed(&routes, peer, now)) {
             relay.outbox.push(&peer.key, transmit.contents, segment);
         }
+    }
+
+    /// The relay where the peer is heard, if that counts.
+    fn believed(&self, routes: &Routes, peer: &Peer, now: Instant) -> Option<u64> {
+        let heard = peer.heard.filter(|heard| !self.is_silent(*heard, now))?;
+        routes.is_connected(heard.relay).then_some(heard.relay)
     }
 
     fn count_drop(&self) {
@@ -219,6 +271,18 @@ impl Switch {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Routes {
+    fn is_connected(&self, relay: u64) -> bool {
+        self.relays.get(&relay).is_some_and(|relay| relay.connected)
+    }
+
+    /// The one relay, or all that are connected.
+    fn ways(&self, only: Option<u64>) -> impl Iterator<Item = (&u64, &Relay)> {
+        let relays = self.relays.iter().filter(|(_, relay)| relay.connected);
+        relays.filter(move |(number, _)| only.is_none_or(|only| only == **number))
     }
 }
 
@@ -264,7 +328,7 @@ impl LinkInbox {
 
 impl Inbox for LinkInbox {
     fn receive(&self, frames: &[Frame<'_>]) {
-        self.switch.receive(self.relay, frames);
+        self.switch.receive(self.relay, frames, Instant::now());
     }
 }
 
@@ -286,7 +350,7 @@ impl AsyncUdpSocket for RelaySocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.switch.send(transmit);
+        self.switch.send(transmit, Instant::now());
         Ok(())
     }
 

@@ -239,6 +239,50 @@ fn a_new_conversation_starts_with_everything() {
 }
 
 #[test]
+fn memberships_are_told_once_and_renewed_and_taken_back() {
+    let now = Instant::now();
+    let mut session = session(now, Arc::default());
+    session.set_membership(Some("one"));
+    assert_eq!(transmits(&mut session, now), [Message::Hello(hello(1))]);
+    session
+        .handle_message(now, Message::Hello(hello(2)))
+        .unwrap();
+    let told = |session: &mut Session| {
+        let sent = transmits(session, now).into_iter();
+        sent.filter(|one| matches!(one, Message::Membership { .. }))
+            .collect::<Vec<_>>()
+    };
+    let membership = |text: Option<&str>| Message::Membership {
+        text: text.map(str::to_owned),
+    };
+    assert_eq!(told(&mut session), [membership(Some("one"))]);
+    session.set_membership(Some("one"));
+    assert_eq!(told(&mut session), []);
+    session.set_membership(Some("two"));
+    session.set_membership(Some("three"));
+    assert_eq!(told(&mut session), [membership(Some("three"))]);
+    session.set_membership(Some("not fit to be sent"));
+    assert_eq!(told(&mut session), [membership(None)]);
+    session.set_membership(None);
+    assert_eq!(told(&mut session), []);
+}
+
+#[test]
+fn of_the_memberships_that_arrive_the_last_counts() {
+    let now = Instant::now();
+    let mut session = greeted(now);
+    for text in [Some("one"), None, Some("two")] {
+        let text = text.map(str::to_owned);
+        session
+            .handle_message(now, Message::Membership { text })
+            .unwrap();
+    }
+    let last = Event::Membership(Some("two".into()));
+    assert_eq!(session.poll_event(), Some(last));
+    assert_eq!(session.poll_event(), None);
+}
+
+#[test]
 fn a_number_that_is_missing_or_twice_ends_it() {
     let now = Instant::now();
     for (message, got) in [
@@ -322,6 +366,7 @@ fn the_greeting_is_first_and_once() {
         Message::Ack { sequence: 0 },
         state(1, true, true, &[]),
         delta(1, &[], &[]),
+        Message::Membership { text: None },
     ] {
         assert_eq!(
             session(now, Arc::default()).handle_message(now, message),

@@ -5,6 +5,8 @@
 )]
 
 mod identities;
+mod joining;
 mod linking;
 mod outages;
+mod passes;
 mod support;

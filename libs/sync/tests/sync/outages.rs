@@ -1,8 +1,8 @@
 use std::time::{Duration, Instant};
 
-use sync::{DownReason, PeerState};
+use sync::{DownReason, PeerState, Relay};
 
-use crate::support::{Cluster, identity, records, relay, relay_at};
+use crate::support::{Cluster, HASTY, Wire, identity, records, relay, relay_at, relay_of};
 
 #[tokio::test]
 async fn after_a_long_outage_of_the_relay_everything_is_told_again() {
@@ -79,4 +79,53 @@ async fn without_any_relay_that_is_what_is_shown() {
     let state = relays.borrow().values().next().cloned().unwrap();
     assert!(!state.connected);
     assert!(state.problem.is_some());
+}
+
+#[tokio::test]
+async fn a_relay_that_only_seems_to_work_stops_nothing() {
+    let (one, two) = (relay().await, relay().await);
+    let wire = Wire::to(one.address()).await;
+    let frozen = Relay::new(wire.url());
+    let a = Cluster::start_with(1, 1, HASTY, vec![frozen.clone()], &[identity(2)]);
+    let b = Cluster::start_with(2, 1, HASTY, vec![frozen.clone()], &[identity(1)]);
+    a.until_up(b.identity).await;
+    b.until_up(a.identity).await;
+    for cluster in [&a, &b] {
+        cluster
+            .relays
+            .send_replace(vec![frozen.clone(), relay_of(&two)]);
+        let mut relays = cluster.sync.relays();
+        let connected =
+            relays.wait_for(|all| all.values().filter(|one| one.connected).count() == 2);
+        connected.await.unwrap();
+    }
+    let mut watched = a.sync.peers();
+    watched.mark_unchanged();
+    wire.freeze();
+    let changed = records([5], 2);
+    let started = Instant::now();
+    b.records.send_replace(changed.clone());
+    let mut was_down = false;
+    while watched.borrow_and_update()[&b.identity].records.as_ref() != Some(&changed) {
+        was_down |= !watched.borrow()[&b.identity].is_up();
+        watched.changed().await.unwrap();
+    }
+    println!("around a dead relay in {:?}", started.elapsed());
+    assert!(!was_down, "the connection lives on");
+    assert!(started.elapsed() < HASTY.idle);
+    let relays = a.sync.relays();
+    assert!(relays.borrow()[&frozen.url].connected, "nobody has noticed");
+}
+
+#[tokio::test]
+async fn a_relay_may_be_dialled_elsewhere_than_at_its_url() {
+    let relay = relay().await;
+    let inside = Relay {
+        dial: Some(relay_of(&relay).url),
+        ..Relay::new("https://relay.example.org".parse().unwrap())
+    };
+    let a = Cluster::start_with(1, 1, HASTY, vec![inside.clone()], &[identity(2)]);
+    let b = Cluster::start(2, &[&relay], &[identity(1)]);
+    a.until_up(b.identity).await;
+    assert!(a.sync.relays().borrow()[&inside.url].connected);
 }

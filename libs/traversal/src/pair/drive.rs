@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::ladder::{Step, Targets};
 use super::retry::Outlook;
 use super::targets::targets;
-use super::{BUSY, Pair, Path, RELAY_DOUBT, SLEEP};
+use super::{BUSY, Pair, Path, SLEEP};
 use crate::control::Control;
 use crate::entropy;
 
@@ -29,7 +29,7 @@ impl Pair {
         if !self.session {
             return None;
         }
-        let sleep = (!self.traffic.asleep).then(|| self.traffic.any + SLEEP);
+        let sleep = (!self.traffic.asleep && !self.traffic.kept).then(|| self.traffic.any + SLEEP);
         let hold = self.hold.as_ref().map(|hold| hold.until);
         let times = [
             sleep,
@@ -74,7 +74,7 @@ impl Pair {
     }
 
     pub(super) fn is_asleep(&self, now: Instant) -> bool {
-        self.traffic.asleep || now >= self.traffic.any + SLEEP
+        self.traffic.asleep || !self.traffic.kept && now >= self.traffic.any + SLEEP
     }
 
     fn fall_asleep(&mut self, now: Instant) {
@@ -192,20 +192,5 @@ impl Pair {
             }
             Step::Barrier { .. } => {}
         }
-    }
-
-    /// Measures the relay and keeps the session awake while there is nothing else to do it.
-    fn probe_relay(&mut self, now: Instant) {
-        if self.relay_probe_due().is_some_and(|due| now >= due) {
-            self.relay.next_probe = Some(now + RELAY_DOUBT);
-            self.relay.unanswered.get_or_insert(now);
-            self.probe(now, Path::Relay, None);
-        }
-    }
-
-    fn relay_probe_due(&self) -> Option<Instant> {
-        self.relay
-            .next_probe
-            .filter(|_| self.relay.up && self.direct.is_none() && !self.traffic.asleep)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::reason::reason;
-use super::{Liveness, Pair, PairStatus, PathState, RELAY_SILENT, Reason};
+use super::{Liveness, Pair, PairStatus, PathState, Reason};
 
 /// How long a session may take before the peer counts as unreachable.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -24,6 +24,7 @@ impl Pair {
             endpoint: direct.map(|direct| direct.address),
             rtt,
             since: Some(self.since),
+            proven: self.proven,
         }
     }
 
@@ -32,12 +33,6 @@ impl Pair {
         self.exchange
             .sides()
             .map_or(Reason::Probing, |(ours, theirs)| reason(ours, theirs))
-    }
-
-    /// The peer is gone from the far end, or has revoked this node: it would have answered.
-    fn is_relay_silent(&self, now: Instant) -> bool {
-        let since = self.relay.unanswered;
-        since.is_some_and(|since| now >= since + RELAY_SILENT)
     }
 
     fn state(&self, now: Instant) -> (PathState, Option<Reason>) {

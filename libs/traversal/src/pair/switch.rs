@@ -116,7 +116,8 @@ impl Pair {
         self.direct = Some(Liveness::new(address, now, rtt));
         self.last = Some(address);
         self.since = now;
-        (self.hold, self.relay.unanswered) = (None, None);
+        self.hold = None;
+        self.relay.trust();
         self.retry.stop();
         self.ladder.settle();
         self.events.push_back(PairEvent::Use(Path::Direct(address)));
@@ -132,10 +133,5 @@ impl Pair {
             }
         };
         rtt + bias(address) + MARGIN.max(present / 5) < present + bias(current)
-    }
-
-    /// Through the relay to the peer and back.
-    pub(super) fn relay_rtt(&self) -> Option<Duration> {
-        self.relay.measured.or(self.relay.rtt)
     }
 }

@@ -63,6 +63,8 @@ pub(crate) struct Node {
     pub(crate) stream: Stream,
     pub(crate) watch: Watch,
     pub(crate) uses: Vec<(Instant, Path)>,
+    /// When the pair doubted that the relay's connection is alive.
+    pub(crate) doubts: Vec<Instant>,
     /// Sequence number of the next packet of pod data, and when it leaves.
     pub(crate) next_seq: u64,
     pub(crate) next_data: Option<Instant>,
@@ -113,6 +115,7 @@ impl Node {
                 ..Watch::default()
             },
             uses: Vec::new(),
+            doubts: Vec::new(),
             next_seq: 0,
             next_data: None,
             data_every: Duration::from_millis(10),
@@ -261,6 +264,7 @@ impl Node {
                     message: marker,
                 }));
             }
+            PairEvent::DoubtRelay => self.doubts.push(now),
             PairEvent::Use(path) => {
                 self.watch.used(path);
                 if path == Path::Relay && self.path != Path::Relay {

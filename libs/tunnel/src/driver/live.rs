@@ -31,6 +31,19 @@ pub(super) struct Live {
     seen_rx: u64,
     /// Since when the path has been what it is, by both clocks: the wall clock may be stepped in between.
     since: (Option<Instant>, SystemTime),
+    /// When a probe was answered last.
+    proven: Option<Instant>,
+    /// Kept up without data too.
+    kept: bool,
+}
+
+/// What the path finding brought about.
+#[derive(Debug, Default)]
+pub(super) struct Pumped {
+    /// A direct path was lost.
+    pub(super) lost: bool,
+    /// The relay through which nothing comes.
+    pub(super) doubted: Option<u64>,
 }
 
 /// A relay and its round trip, in the order in which this node should be looked for.
@@ -55,6 +68,8 @@ impl Live {
             next_noise: now,
             had_session: false,
             since: (None, SystemTime::now()),
+            proven: None,
+            kept: false,
         };
         live.relays_changed(now, sockets, order, refused);
         live
@@ -66,6 +81,24 @@ impl Live {
         if !self.has_session() && self.initiation.is_none() {
             self.initiation = Some(Initiation::new(now));
         }
+    }
+
+    /// Whether the tunnel is to be kept up without data too, and its path probed.
+    pub(super) fn keep(&mut self, kept: bool, now: Instant) {
+        if kept != self.kept {
+            self.kept = kept;
+            self.pair.handle_kept(now, kept);
+        }
+        if kept {
+            self.want(now);
+        }
+    }
+
+    /// The node has told that it admits us no more: what it takes from now on is a new handshake, if that.
+    pub(super) fn dismissed(&mut self, now: Instant) {
+        self.peer.lock().sleep();
+        self.note_session(now);
+        self.pair.handle_unreachable(now, true);
     }
 
     /// A session came up.
@@ -151,6 +184,9 @@ impl Live {
     pub(super) fn tick(&mut self, shared: &Shared, now: Instant) {
         self.note_counters(now);
         self.note_path(now);
+        if self.kept {
+            self.want(now);
+        }
         if now < self.next_noise {
             return;
         }
@@ -206,22 +242,22 @@ impl Live {
         initiation.sent(now, *rtt);
     }
 
-    /// Carries out what the path finding asks for; `true` when a direct path was lost.
-    pub(super) fn pump(&mut self, shared: &Shared, batch: &mut Batch, now: Instant) -> bool {
+    /// Carries out what the path finding asks for.
+    pub(super) fn pump(&mut self, shared: &Shared, batch: &mut Batch, now: Instant) -> Pumped {
         if self.pair.poll_timeout().is_some_and(|due| due <= now) {
             self.pair.handle_timeout(now);
         }
         let before = self.pair.path();
-        let mut lost = false;
+        let mut pumped = Pumped::default();
         loop {
             let event = self.pair.poll_event();
             let transmit = self.pair.poll_transmit();
             if event.is_none() && transmit.is_none() {
-                return lost;
+                return pumped;
             }
             if let Some(event) = event {
-                lost |= self.carry_out(shared, batch, event, now);
-                lost |= before != Path::Relay && self.pair.path() == Path::Relay;
+                self.carry_out(shared, batch, event, now, &mut pumped);
+                pumped.lost |= before != Path::Relay && self.pair.path() == Path::Relay;
             }
             if let Some(transmit) = transmit {
                 self.transmit(shared, &transmit, now);
@@ -240,7 +276,8 @@ impl Live {
 
     /// Nothing to send, no session, nobody waits: only the table entry has to stay.
     pub(super) fn is_asleep(&self, now: Instant) -> bool {
-        let asleep = self.initiation.is_none()
+        let asleep = !self.kept
+            && self.initiation.is_none()
             && !self.has_session()
             && now.saturating_duration_since(self.wanted_at) > WANTED;
         if asleep {
@@ -263,15 +300,13 @@ impl Live {
     }
 
     fn note_path(&mut self, now: Instant) {
-        let since = self.pair.status(now).since;
-        if since != self.since.0 {
-            let age = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-            self.since = (
-                since,
-                SystemTime::now()
-                    .checked_sub(age)
-                    .unwrap_or(SystemTime::UNIX_EPOCH),
-            );
+        let status = self.pair.status(now);
+        if status.since != self.since.0 {
+            self.since = (status.since, wall_clock(now, status.since.unwrap_or(now)));
+        }
+        if status.proven != self.proven {
+            self.proven = status.proven;
+            self.peer.lock().probed_at = status.proven.map(|proven| wall_clock(now, proven));
         }
     }
 
@@ -289,7 +324,8 @@ impl Live {
         batch: &mut Batch,
         event: PairEvent,
         now: Instant,
-    ) -> bool {
+        pumped: &mut Pumped,
+    ) {
         let peer = Arc::clone(&self.peer);
         let mut state = peer.lock();
         let unreachable = match event {
@@ -297,6 +333,10 @@ impl Live {
                 state.holding = true;
                 let (path, packet) = (state.path, marker.encode());
                 Self::send_sealed(shared, &peer, &mut state, &packet, path, None)
+            }
+            PairEvent::DoubtRelay => {
+                pumped.doubted = state.relay.as_ref().map(|link| link.id);
+                None
             }
             PairEvent::Use(path) => {
                 tracing::debug!(peer = ?peer.key, ?path, "path");
@@ -308,9 +348,9 @@ impl Live {
         };
         drop(state);
         if let Some(path) = unreachable {
+            pumped.lost = true;
             self.pair.handle_send_error(now, path);
         }
-        unreachable.is_some()
     }
 
     fn transmit(&mut self, shared: &Shared, transmit: &Transmit, now: Instant) {
@@ -350,6 +390,13 @@ impl Live {
             .err()
             .map(Path::Direct)
     }
+}
+
+/// What the wall clock showed at `at`.
+fn wall_clock(now: Instant, at: Instant) -> SystemTime {
+    SystemTime::now()
+        .checked_sub(now.saturating_duration_since(at))
+        .unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// The relay that is tried after one where the node is not; `None` when there is no other.
@@ -464,5 +511,30 @@ mod tests {
             (status.state, status.reason),
             (PathState::None, Some(Reason::PeerUnreachable))
         );
+    }
+
+    #[test]
+    fn a_node_that_is_kept_is_asked_for_ever_and_one_let_go_is_not() {
+        let now = Instant::now();
+        let order = relays(&[1]);
+        let (mut live, identity, _) = live(now, &order);
+        let ask = |live: &mut Live, from: u64, seconds: u64| {
+            (from..from + seconds).any(|second| {
+                let now = now + Duration::from_secs(second);
+                let due = live.initiation.as_ref().map(Initiation::due);
+                live.keep(live.kept, now);
+                live.initiate(&identity, now, || order.clone());
+                due.is_some_and(|due| due <= now)
+            })
+        };
+        live.keep(true, now);
+        for minute in 0..10 {
+            assert!(ask(&mut live, minute * 60, 60), "minute {minute}");
+            assert!(!live.is_asleep(now + Duration::from_secs(minute * 60)));
+        }
+        live.keep(false, now + Duration::from_secs(600));
+        ask(&mut live, 600, 60);
+        assert!(!ask(&mut live, 660, 60));
+        assert!(live.is_asleep(now + Duration::from_secs(720)));
     }
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use derp::client::{Client, Config, Event};
-use derp::{NodeKey, NodeSecret, RelayUrl};
+use derp::{NodeKey, NodeSecret, Refusal, RelayUrl};
 use tokio::sync::mpsc;
 
 use super::live::Order;
@@ -14,6 +14,8 @@ use crate::shared::Shared;
 use crate::tunnel::{RelaySpec, RelayStatus};
 
 const EVENTS: usize = 256;
+/// Least time between two checks of one connection that a silent path asks for.
+const CHECK: Duration = Duration::from_secs(2);
 
 /// An event and the connection it is from.
 pub(super) struct RelayEvent {
@@ -50,6 +52,8 @@ struct Connection {
     problem: Option<String>,
     /// What the relay complains about.
     told: Option<String>,
+    /// When a silent path last had it checked.
+    checked: Option<Instant>,
 }
 
 impl Relays {
@@ -73,15 +77,17 @@ impl Relays {
         }
     }
 
-    /// Connects what is new, closes what is gone, keeps the rest, in the given order.
+    /// Connects what is new, closes what is gone, keeps the rest, in the given order. Another pass or STUN port is no
+    /// reason to connect anew.
     pub(super) fn apply(&mut self, specs: &[RelaySpec]) {
         let mut old = std::mem::take(&mut self.connections);
         for spec in specs {
             let kept = old
                 .iter()
-                .position(|connection| connection.spec == *spec)
+                .position(|connection| connection.spec.connects_like(spec))
                 .map(|at| old.swap_remove(at));
-            let connection = kept.unwrap_or_else(|| self.connect(spec.clone()));
+            let mut connection = kept.unwrap_or_else(|| self.connect(spec.clone()));
+            connection.adopt(spec);
             self.connections.push(connection);
         }
         for connection in old {
@@ -113,6 +119,17 @@ impl Relays {
             .for_each(|connection| connection.client.check_now());
     }
 
+    /// A path through this connection has fallen silent: is it the connection?
+    pub(super) fn doubt(&mut self, relay: u64, now: Instant) {
+        let mut all = self.connections.iter_mut();
+        if let Some(one) = all.find(|one| one.link.id == relay)
+            && one.checked.is_none_or(|checked| now >= checked + CHECK)
+        {
+            one.checked = Some(now);
+            one.client.check_now();
+        }
+    }
+
     /// Connected relays, the given home first, then in the mesh's order.
     pub(super) fn order(&self, home: Option<&RelayUrl>) -> Order {
         let mut order: Vec<&Connection> = self
@@ -137,7 +154,8 @@ impl Relays {
 
     /// Whether relays can be reached but none lets us in.
     pub(super) fn refusal(&self) -> bool {
-        self.connected().is_empty() && self.connections.iter().any(Connection::refuses)
+        let refuses = |one: &Connection| one.refusal().is_some();
+        self.connected().is_empty() && self.connections.iter().any(refuses)
     }
 
     pub(super) fn report(&self) -> Vec<RelayStatus> {
@@ -146,6 +164,7 @@ impl Relays {
             connected: one.link.is_connected(),
             rtt: one.rtt,
             problem: one.problem.clone().or_else(|| one.told.clone()),
+            refusal: one.refusal(),
         };
         self.connections.iter().map(status).collect()
     }
@@ -159,6 +178,8 @@ impl Relays {
         };
         let config = Config {
             ca_bundle: spec.ca_bundle.clone(),
+            dial: spec.dial.clone(),
+            pass: spec.pass.clone(),
             ..Config::new(spec.url.clone(), self.secret.clone())
         };
         let (events_in, events) = mpsc::channel(EVENTS);
@@ -177,11 +198,18 @@ impl Relays {
             rtt: None,
             problem: None,
             told: None,
+            checked: None,
         }
     }
 }
 
 impl Connection {
+    /// Takes over what `spec` says and a standing connection does not depend on.
+    fn adopt(&mut self, spec: &RelaySpec) {
+        self.client.set_pass(spec.pass.clone());
+        self.spec = spec.clone();
+    }
+
     fn handle(&mut self, event: Event) -> Outcome {
         match event {
             Event::Connected { handshake, .. } => {
@@ -227,10 +255,9 @@ impl Connection {
         }
     }
 
-    fn refuses(&self) -> bool {
-        self.problem
-            .as_ref()
-            .is_some_and(|problem| problem.contains("not admitted"))
+    /// Why the relay does not let us in; not while it does.
+    fn refusal(&self) -> Option<Refusal> {
+        self.client.refusal().filter(|_| !self.link.is_connected())
     }
 }
 

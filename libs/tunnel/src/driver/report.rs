@@ -41,7 +41,7 @@ fn node(peer: &Arc<Peer>, live: Option<&Live>, now: Instant) -> NodeStatus {
         .relay
         .as_ref()
         .map(|link| Endpoint::Relay(link.url.clone()));
-    let handshake = state.handshake;
+    let (handshake, probed_at) = (state.handshake, state.probed_at);
     drop(state);
     let counters = &peer.counters;
     NodeStatus {
@@ -57,6 +57,7 @@ fn node(peer: &Arc<Peer>, live: Option<&Live>, now: Instant) -> NodeStatus {
             PathState::Idle | PathState::None => None,
         },
         rtt: status.as_ref().and_then(|status| status.rtt),
+        probed_at,
         path_since: live.map(Live::path_since),
         handshake,
         rx_bytes: counters.rx_bytes.load(Ordering::Relaxed),

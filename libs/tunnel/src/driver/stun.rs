@@ -34,7 +34,9 @@ pub(super) enum StunEvent {
 /// The NAT prober with its sockets.
 pub(super) struct Stun {
     prober: NatProber,
-    /// STUN servers by relay.
+    /// Hosts and ports that are looked up, by number.
+    names: Vec<(String, u16)>,
+    /// Their addresses.
     servers: HashMap<usize, Vec<SocketAddr>>,
     generation: u64,
     lookups: Vec<AbortHandle>,
@@ -54,6 +56,7 @@ impl Stun {
         let (events_in, events) = mpsc::channel(EVENTS);
         Self {
             prober: NatProber::new(entropy),
+            names: Vec::new(),
             servers: HashMap::new(),
             generation: 0,
             lookups: Vec::new(),
@@ -71,20 +74,25 @@ impl Stun {
         }
     }
 
-    /// Looks the relays' STUN servers up, and keeps doing so.
+    /// Looks the relays' STUN servers up, and keeps doing so. The same ones again change nothing.
     pub(super) fn set_relays(&mut self, relays: &[RelaySpec]) {
+        let names = names(relays);
+        if names == self.names {
+            return;
+        }
+        self.names = names;
         self.lookups.drain(..).for_each(|lookup| lookup.abort());
         self.generation += 1;
         self.servers.clear();
-        for (relay, spec) in relays.iter().enumerate() {
-            let Some(port) = spec.stun_port else { continue };
-            let (host, generation, to) = (
-                spec.url.host().to_string(),
+        for (number, (host, port)) in self.names.iter().enumerate() {
+            let lookup = lookup(
+                host.clone(),
+                *port,
                 self.generation,
+                number,
                 self.events_in.clone(),
             );
-            self.lookups
-                .push(tokio::spawn(lookup(host, port, generation, relay, to)).abort_handle());
+            self.lookups.push(tokio::spawn(lookup).abort_handle());
         }
         self.prober.set_servers(Instant::now(), Vec::new());
     }
@@ -222,6 +230,12 @@ async fn read_fresh(socket: Arc<UdpSocket>, to: mpsc::Sender<StunEvent>) {
             return;
         }
     }
+}
+
+/// Of every relay that answers STUN, at its public address: what is seen from inside is of no use to others.
+fn names(relays: &[RelaySpec]) -> Vec<(String, u16)> {
+    let name = |relay: &RelaySpec| Some((relay.url.host().to_string(), relay.stun_port?));
+    relays.iter().filter_map(name).collect()
 }
 
 async fn lookup(

@@ -6,10 +6,16 @@ fn key(seed: u8) -> NodeKey {
     NodeSecret::from_bytes([seed; 32]).public()
 }
 
+const SILENCE: Duration = Duration::from_secs(6);
+
+fn switch() -> Switch {
+    Switch::new(SILENCE)
+}
+
 fn arrive(switch: &Switch, seed: u8, bytes: &[u8], count: usize) {
     let source = key(seed);
     let frames = vec![Frame { source, bytes }; count];
-    switch.receive(1, &frames);
+    switch.receive(1, &frames, Instant::now());
 }
 
 /// Everything that QUIC would read, by sender.
@@ -36,7 +42,7 @@ fn read_all(switch: &Arc<Switch>) -> Vec<(SocketAddr, usize)> {
 
 #[test]
 fn only_pinned_keys_are_heard() {
-    let switch = Arc::new(Switch::default());
+    let switch = Arc::new(switch());
     let one = switch.pin(key(1));
     arrive(&switch, 1, b"one", 1);
     arrive(&switch, 2, b"stranger", 1);
@@ -52,7 +58,7 @@ fn only_pinned_keys_are_heard() {
 
 #[test]
 fn one_peer_cannot_fill_the_queue() {
-    let switch = Arc::new(Switch::default());
+    let switch = Arc::new(switch());
     let (one, two) = (switch.pin(key(1)), switch.pin(key(2)));
     arrive(&switch, 1, &[7; 1200], MAX_PER_PEER + 10);
     arrive(&switch, 2, b"two", 1);
@@ -67,7 +73,7 @@ fn one_peer_cannot_fill_the_queue() {
 
 #[test]
 fn the_queue_is_bounded_in_bytes() {
-    let switch = Arc::new(Switch::default());
+    let switch = Arc::new(switch());
     for seed in 1..=20 {
         switch.pin(key(seed));
         arrive(&switch, seed, &vec![7; usize::from(MAX_DATAGRAM)], 50);
@@ -83,7 +89,7 @@ fn the_queue_is_bounded_in_bytes() {
 
 #[test]
 fn what_goes_nowhere_is_counted() {
-    let switch = Arc::new(Switch::default());
+    let switch = Arc::new(switch());
     let socket = RelaySocket::new(Arc::clone(&switch));
     let transmit = Transmit {
         destination: address(77),
@@ -98,7 +104,7 @@ fn what_goes_nowhere_is_counted() {
 
 #[test]
 fn the_round_trip_is_guessed_from_the_slowest_relay() {
-    let switch = Switch::default();
+    let switch = switch();
     assert_eq!(switch.rtt(), Duration::from_millis(200));
     for (number, millis) in [(1, 30), (2, 60), (3, 9000)] {
         switch.add_relay(number, Arc::default());
@@ -112,4 +118,98 @@ fn the_round_trip_is_guessed_from_the_slowest_relay() {
     assert_eq!(switch.rtt(), Duration::from_millis(333));
     switch.remove_relay(3);
     assert_eq!(switch.rtt(), Duration::from_millis(120));
+}
+
+/// A switch with two connected relays and one peer.
+struct Ways {
+    switch: Switch,
+    address: SocketAddr,
+    start: Instant,
+}
+
+impl Ways {
+    fn new() -> Self {
+        let switch = switch();
+        for number in 1..=2 {
+            switch.add_relay(number, Arc::default());
+            switch.set_connected(number, true);
+        }
+        Self {
+            address: switch.pin(key(1)),
+            switch,
+            start: Instant::now(),
+        }
+    }
+
+    fn hear(&self, relay: u64, seconds: u64) {
+        let frame = Frame {
+            source: key(1),
+            bytes: b"x",
+        };
+        let now = self.start + Duration::from_secs(seconds);
+        self.switch.receive(relay, &[frame], now);
+    }
+
+    /// Through which relays a packet would go.
+    fn at(&self, seconds: u64) -> Vec<u64> {
+        let now = self.start + Duration::from_secs(seconds);
+        let routes = self.switch.read();
+        let only = self
+            .switch
+            .believed(&routes, &routes.peers[&self.address], now);
+        routes.ways(only).map(|(number, _)| *number).collect()
+    }
+}
+
+#[test]
+fn packets_go_where_the_peer_is_heard_and_its_copies_change_nothing() {
+    let ways = Ways::new();
+    assert_eq!(ways.at(0), [1, 2]);
+    ways.hear(2, 0);
+    ways.hear(1, 0);
+    assert_eq!(ways.at(5), [2]);
+    ways.hear(2, 5);
+    ways.hear(1, 5);
+    assert_eq!(ways.at(10), [2]);
+}
+
+#[test]
+fn a_relay_that_delivers_nothing_any_more_is_not_relied_on() {
+    let ways = Ways::new();
+    ways.hear(2, 0);
+    assert_eq!(ways.at(6), [1, 2]);
+    ways.hear(1, 6);
+    assert_eq!(ways.at(6), [1]);
+}
+
+#[test]
+fn a_relay_that_is_gone_or_doubted_or_without_the_peer_is_not_relied_on() {
+    let ways = Ways::new();
+    ways.hear(2, 0);
+    ways.switch.set_gone(1, &key(1));
+    assert_eq!(ways.at(1), [2], "it never was there");
+    ways.switch.set_gone(2, &key(1));
+    assert_eq!(ways.at(1), [1, 2]);
+    ways.hear(2, 1);
+    ways.switch.doubt(ways.address);
+    assert_eq!(ways.at(1), [1, 2]);
+    ways.hear(2, 1);
+    ways.switch.set_connected(2, false);
+    assert_eq!(ways.at(1), [1]);
+    ways.hear(1, 1);
+    ways.switch.set_connected(2, true);
+    assert_eq!(ways.at(1), [1], "heard there at once, despite the other");
+}
+
+#[test]
+fn an_address_that_is_forgotten_takes_no_later_one_along() {
+    let switch = Arc::new(switch());
+    let old = switch.pin(key(1));
+    let new = switch.pin(key(1));
+    switch.forget(old);
+    arrive(&switch, 1, b"x", 1);
+    assert_eq!(read_all(&switch), [(new, 1)]);
+    switch.forget(new);
+    arrive(&switch, 1, b"x", 1);
+    assert_eq!(read_all(&switch), []);
 }

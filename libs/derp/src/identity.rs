@@ -5,13 +5,14 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use derp::{NoRandomness, NodeKey, NodeSecret};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use rand::TryRngCore as _;
 use rand::rngs::OsRng;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
+
+use crate::key::{NoRandomness, NodeKey, NodeSecret};
 
 const PREFIX: &str = "cluster:";
 const BASE64_LENGTH: usize = 44;
@@ -85,7 +86,8 @@ impl ClusterIdentity {
     }
 
     /// The key as TLS carries it (RFC 7250): a DER SubjectPublicKeyInfo.
-    pub(crate) fn to_spki(self) -> Vec<u8> {
+    #[must_use]
+    pub fn to_spki(self) -> Vec<u8> {
         [SPKI_HEAD.as_slice(), &self.bytes].concat()
     }
 
@@ -115,8 +117,7 @@ impl FromStr for ClusterIdentity {
     type Err = IdentityError;
 
     fn from_str(text: &str) -> Result<Self, IdentityError> {
-        let digits = text.strip_prefix(PREFIX).ok_or(IdentityError::Form)?;
-        Self::from_bytes(decode(digits)?)
+        Self::from_bytes(read_text(text)?)
     }
 }
 
@@ -202,7 +203,8 @@ impl ClusterSecret {
     }
 
     /// The seed as a DER PKCS #8 key, as TLS libraries take it.
-    pub(crate) fn to_pkcs8(&self) -> Zeroizing<Vec<u8>> {
+    #[must_use]
+    pub fn to_pkcs8(&self) -> Zeroizing<Vec<u8>> {
         Zeroizing::new([PKCS8_HEAD.as_slice(), &self.seed].concat())
     }
 
@@ -215,6 +217,11 @@ impl fmt::Debug for ClusterSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ClusterSecret(..)")
     }
+}
+
+/// The bytes of an identity's text, which may be no point on the curve.
+pub(crate) fn read_text(text: &str) -> Result<[u8; 32], IdentityError> {
+    decode(text.strip_prefix(PREFIX).ok_or(IdentityError::Form)?)
 }
 
 fn decode(text: &str) -> Result<[u8; 32], IdentityError> {

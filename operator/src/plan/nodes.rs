@@ -1,0 +1,171 @@
+//! `MeshNodes`: what each node's agent is told.
+
+mod prefixes;
+mod probes;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::{ExternalRelay, MeshNode, MeshNodeSpec, is_true};
+use derp::NodeKey;
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use sync::{NodeName, NodeRecord, Records};
+
+use super::discovery::texts;
+use super::draft::{Draft, find};
+use super::ground::Ground;
+use super::names;
+use super::passes::{Passes, relay_pass};
+use super::peers::Verdict;
+use super::relays::Site;
+use crate::action::Kind;
+use crate::world::World;
+
+/// Most reserved ranges.
+const MAX_RESERVED: usize = 320;
+/// Most prefixes of a node.
+const MAX_PREFIXES: usize = 64;
+
+/// The nodes of this cluster, as counted for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    /// All.
+    pub(crate) all: usize,
+    /// Names of those whose agent is not ready.
+    pub(crate) unready: Vec<String>,
+}
+
+/// Sees to the `MeshNodes`: one per Node.
+pub(crate) fn write(
+    ground: Ground<'_>,
+    sites: &[Site],
+    passes: &Passes<'_>,
+    peers: &[Verdict<'_>],
+    draft: &mut Draft,
+) {
+    let prefixes = prefixes::of_nodes(ground);
+    let probes = probes::elect(ground, peers);
+    let reserved: Vec<_> = ground.ranges.reserved().take(MAX_RESERVED).collect();
+    for node in present(ground.world) {
+        let name = node.name_any();
+        let found = find(&ground.world.mesh_nodes, &name);
+        let mut served = texts(prefixes.get(&name).map_or(&[], Vec::as_slice));
+        served.truncate(MAX_PREFIXES);
+        let spec = MeshNodeSpec {
+            prefixes: served,
+            reserved: texts(&reserved),
+            relays: relays(sites, passes, found.and_then(public_key)),
+            probes: probes.get(&name).cloned().unwrap_or_default(),
+        };
+        draft.apply(mesh_node(node, name, spec), found);
+    }
+    for gone in &ground.world.mesh_nodes {
+        if find(&ground.world.nodes, &gone.name_any()).is_none() {
+            draft.delete(Kind::MeshNode, gone.as_ref());
+        }
+    }
+}
+
+/// Deletes all `MeshNodes`.
+pub(crate) fn delete_all(world: &World, draft: &mut Draft) {
+    for node in &world.mesh_nodes {
+        draft.delete(Kind::MeshNode, node.as_ref());
+    }
+}
+
+/// What peers are told of this cluster's nodes: those whose agent has made its key.
+pub(crate) fn records(world: &World) -> Records {
+    let mut records = Records::default();
+    for node in &world.mesh_nodes {
+        if let Some((name, record)) = record(node) {
+            // What is beyond the bounds is not told.
+            let _ = records.insert(name, Arc::new(record));
+        }
+    }
+    records
+}
+
+/// Counts the nodes.
+pub(crate) fn count(world: &World) -> Count {
+    let unready = present(world).map(|node| node.name_any()).filter(|name| {
+        let node = find(&world.mesh_nodes, name);
+        !node.is_some_and(|node| is_ready(world, node))
+    });
+    Count {
+        all: present(world).count(),
+        unready: unready.collect(),
+    }
+}
+
+/// Whether a node's agent says that it is ready, and the node still lives: nobody takes back what a dead agent said.
+fn is_ready(world: &World, node: &MeshNode) -> bool {
+    let status = node.status.as_ref();
+    status.is_some_and(|status| is_true(&status.conditions, "Ready"))
+        && find(&world.nodes, &node.name_any()).is_some_and(is_alive)
+}
+
+fn is_alive(node: &Node) -> bool {
+    let status = node.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.as_ref());
+    let ready = conditions
+        .into_iter()
+        .flatten()
+        .find(|one| one.type_ == "Ready");
+    ready.is_some_and(|ready| ready.status == "True")
+}
+
+fn present(world: &World) -> impl Iterator<Item = &Node> {
+    let nodes = world.nodes.iter().map(Arc::as_ref);
+    nodes.filter(|node| node.metadata.deletion_timestamp.is_none())
+}
+
+fn public_key(node: &MeshNode) -> Option<NodeKey> {
+    node.status.as_ref()?.public_key.as_ref()?.parse().ok()
+}
+
+fn record(node: &MeshNode) -> Option<(NodeName, NodeRecord)> {
+    let name = node.name_any().parse().ok()?;
+    let home = node.status.as_ref()?.home_relay.as_ref();
+    let record = NodeRecord::new(
+        public_key(node)?,
+        home.and_then(|url| url.parse().ok()),
+        super::discovery::usable(&node.spec.prefixes),
+        u64::try_from(node.metadata.generation.unwrap_or_default()).unwrap_or_default(),
+    );
+    Some((name, record.ok()?))
+}
+
+fn relays(sites: &[Site], passes: &Passes<'_>, key: Option<NodeKey>) -> Vec<ExternalRelay> {
+    let relay = |site: &Site| {
+        let pass = relay_pass(passes, site.owner, key);
+        site.external().map(|relay| ExternalRelay { pass, ..relay })
+    };
+    sites.iter().filter_map(relay).collect()
+}
+
+/// The labels are the Node's name only: what else a Node is labelled with is not the agent's business.
+fn mesh_node(node: &Node, name: String, spec: MeshNodeSpec) -> MeshNode {
+    let mut owner = names::owner_reference(node);
+    if let Some(owner) = &mut owner {
+        // Whoever deletes a Node does not wait for this.
+        owner.block_owner_deletion = Some(false);
+        owner.controller = Some(false);
+    }
+    MeshNode {
+        metadata: ObjectMeta {
+            name: Some(name),
+            labels: Some(BTreeMap::from([(
+                "app.kubernetes.io/part-of".to_owned(),
+                "culvert".to_owned(),
+            )])),
+            owner_references: owner.map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec,
+        status: None,
+    }
+}

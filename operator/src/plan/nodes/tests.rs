@@ -1,0 +1,160 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use api::MeshNode;
+use derp::pass::{LIFETIME, Membership, Scope};
+use serde_json::json;
+
+use crate::plan::draft::find;
+use crate::plan::fixture::{Fixture, key, secret, up};
+use crate::plan::plan;
+use crate::plan::tests::linked;
+
+fn node<'a>(fixture: &'a Fixture, name: &str) -> &'a MeshNode {
+    find(&fixture.world.mesh_nodes, name).expect("a MeshNode")
+}
+
+fn prober(fixture: &Fixture) -> Option<String> {
+    let nodes = fixture.world.mesh_nodes.iter();
+    let mut probing = nodes.filter(|node| node.spec.probes == ["tokyo"]);
+    probing.next().and_then(|node| node.metadata.name.clone())
+}
+
+#[test]
+fn every_node_has_one_and_goes_with_it() {
+    let mut fixture = linked();
+    let n1 = node(&fixture, "n1");
+    assert_eq!(n1.spec.prefixes, ["10.1.1.0/24"]);
+    assert_eq!(n1.spec.reserved, ["10.1.0.0/16"]);
+    let owner = &n1.metadata.owner_references.as_ref().expect("an owner")[0];
+    assert_eq!(
+        (owner.kind.as_str(), owner.api_version.as_str()),
+        ("Node", "v1")
+    );
+    fixture.world.nodes.remove(0);
+    fixture.settle();
+    assert!(find::<MeshNode>(&fixture.world.mesh_nodes, "n1").is_none());
+    let records = plan(&fixture.world).sync.expect("conversations").records;
+    assert_eq!(records.len(), 1);
+}
+
+#[test]
+fn a_node_gets_a_pass_as_soon_as_it_has_a_key() {
+    let mut fixture = Fixture::new();
+    fixture.mesh(json!({
+        "clusterName": "berlin", "podCIDRs": ["10.1.0.0/16"],
+        "relays": {
+            "managed": [{"name": "main", "exposure": {"type": "HostPort", "host": "203.0.113.1"}}],
+            "external": [{"url": "http://203.0.113.20:8080"}],
+        },
+    }));
+    fixture.settle();
+    let relays = &node(&fixture, "n1").spec.relays;
+    assert_eq!(relays.len(), 2);
+    assert!(relays.iter().all(|relay| relay.pass.is_none()));
+    fixture.agents_ready();
+    fixture.settle();
+    let relays = node(&fixture, "n1").spec.relays.clone();
+    assert_eq!(relays[0].dial.as_deref(), Some("https://10.96.0.7"));
+    assert!(relays[1].pass.is_none(), "nobody's passes are shown there");
+    let pass = relays[0].pass.clone().expect("a pass");
+    let now = SystemTime::from(fixture.now());
+    let owners = HashSet::from([secret(1).identity()]);
+    let admitted = derp::pass::verify(&pass, &owners, &key(100), now).expect("admitted");
+    assert!(admitted.expires >= now + LIFETIME / 2);
+    fixture.pass_seconds(3600);
+    fixture.settle();
+    assert_eq!(node(&fixture, "n1").spec.relays, relays);
+    fixture.pass_seconds(4 * 24 * 3600);
+    fixture.settle();
+    assert_ne!(node(&fixture, "n1").spec.relays[0].pass, relays[0].pass);
+}
+
+#[test]
+fn relays_of_peers_are_used_with_what_they_sent() {
+    let mut fixture = linked();
+    let peer = Arc::make_mut(&mut fixture.world.peers[0]);
+    let tokyo = secret(2).identity().to_string();
+    let relays = json!([{"url": "https://relay.tokyo.example", "owner": tokyo}]);
+    peer.spec.relays = serde_json::from_value(relays).expect("relays");
+    fixture.settle();
+    assert!(node(&fixture, "n1").spec.relays[1].pass.is_none());
+    let end = SystemTime::from(fixture.now()) + LIFETIME;
+    let membership = Membership::issue(&secret(2), secret(1).identity(), Scope::Mesh, end);
+    let mut view = up("tokyo", &[("t1", 20, &["10.2.1.0/24"])]);
+    view.membership = Some(membership.to_string());
+    fixture.view(secret(2).identity(), view);
+    let sync = fixture.settle().sync.expect("conversations");
+    assert!(sync.relays[1].pass.is_some());
+    let pass = node(&fixture, "n1").spec.relays[1]
+        .pass
+        .clone()
+        .expect("a pass");
+    let owners = HashSet::from([secret(2).identity()]);
+    let now = SystemTime::from(fixture.now());
+    assert!(derp::pass::verify(&pass, &owners, &key(100), now).is_ok());
+
+    fixture.world.sync.peers.clear();
+    fixture.settle();
+    assert_eq!(
+        node(&fixture, "n1").spec.relays[1].pass.as_ref(),
+        Some(&pass),
+        "it is kept"
+    );
+}
+
+#[test]
+fn one_ready_node_probes_and_goes_on_doing_so() {
+    let mut fixture = linked();
+    let first = prober(&fixture).expect("somebody probes");
+    let other = if first == "n1" { "n2" } else { "n1" };
+    let status = node(&fixture, &first).status.clone().expect("a status");
+    let mut unready = serde_json::to_value(&status).expect("JSON");
+    unready["conditions"][0]["status"] = json!("False");
+    fixture.report(&first, unready);
+    fixture.settle();
+    assert_eq!(prober(&fixture).as_deref(), Some(other));
+    fixture.report(&first, serde_json::to_value(&status).expect("JSON"));
+    fixture.settle();
+    assert_eq!(
+        prober(&fixture).as_deref(),
+        Some(other),
+        "no need to change back"
+    );
+    let index = usize::from(other == "n2");
+    let dead = Arc::make_mut(&mut fixture.world.nodes[index]);
+    dead.status = None;
+    fixture.settle();
+    assert_eq!(
+        prober(&fixture),
+        Some(first),
+        "a dead node's word does not count"
+    );
+}
+
+#[test]
+fn one_gateway_serves_for_nodes_without_prefixes() {
+    let mut fixture = Fixture::new();
+    for node in &mut fixture.world.nodes {
+        let node = Arc::make_mut(node);
+        node.spec = None;
+        node.metadata.labels = Some([("culvert.dev/gateway".to_owned(), "true".to_owned())].into());
+    }
+    fixture.settle();
+    assert_eq!(node(&fixture, "n1").spec.prefixes, ["10.1.0.0/16"]);
+    assert!(node(&fixture, "n2").spec.prefixes.is_empty());
+    fixture.agents_ready();
+    let status = node(&fixture, "n2").status.clone();
+    fixture.report("n1", json!({"peers": []}));
+    fixture.settle();
+    assert_eq!(node(&fixture, "n2").spec.prefixes, ["10.1.0.0/16"]);
+    assert!(status.is_some() && node(&fixture, "n1").spec.prefixes.is_empty());
+    fixture.agents_ready();
+    fixture.settle();
+    assert_eq!(
+        node(&fixture, "n2").spec.prefixes,
+        ["10.1.0.0/16"],
+        "it stays"
+    );
+}

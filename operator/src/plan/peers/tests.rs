@@ -1,0 +1,307 @@
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use sync::{DownReason, NodeRecord};
+
+use crate::plan::fixture::{Fixture, condition, down, key, secret, up};
+use crate::plan::plan;
+
+fn spec(identity: u8, cidrs: &[&str]) -> Value {
+    json!({"identity": secret(identity).identity().to_string(), "allowedCIDRs": cidrs})
+}
+
+/// Reason and message of the condition that is `False`.
+fn problem(fixture: &Fixture, peer: &str, kind: &str) -> (String, String) {
+    let conditions = fixture.peer_status(peer).conditions;
+    let found = api::find_condition(&conditions, kind).expect(kind);
+    assert_eq!(found.status, "False", "{peer}: {found:?}");
+    assert_eq!(
+        condition(&conditions, "Ready"),
+        ("False", found.reason.as_str())
+    );
+    (found.reason.clone(), found.message.clone())
+}
+
+#[test]
+fn ranges_that_are_not_free_are_refused_and_named() {
+    let mut fixture = Fixture::new();
+    let services = json!({"spec": {"cidrs": ["10.96.0.0/12"]}});
+    fixture.world.networks.push(crate::world::NetworkObject {
+        kind: crate::world::NetworkKind::ServiceCidr,
+        object: services,
+    });
+    fixture.peer("older", spec(2, &["10.2.0.0/16"]));
+    fixture.pass_seconds(1);
+    let mut relay = spec(3, &["203.0.113.0/24"]);
+    relay["relays"] = json!([{"url": "https://203.0.113.9"}]);
+    for (name, number, cidrs) in [
+        ("pods", 4, "10.0.0.0/15"),
+        ("services", 5, "10.100.0.0/16"),
+        ("nodes", 6, "192.0.2.0/24"),
+        ("younger", 7, "10.2.128.0/17"),
+    ] {
+        fixture.peer(name, spec(number, &[cidrs]));
+    }
+    fixture.peer("relay", relay);
+    fixture.settle();
+    for (peer, reason, rival) in [
+        ("pods", "OverlapsOwn", "10.1.0.0/16"),
+        ("services", "OverlapsOwn", "10.96.0.0/12"),
+        ("nodes", "OverlapsConnected", "node n1"),
+        ("younger", "OverlapsPeer", "Peer older"),
+        ("relay", "HoldsRelay", "203.0.113.9"),
+    ] {
+        let (found, message) = problem(&fixture, peer, "NoOverlap");
+        assert_eq!(found, reason, "{peer}");
+        assert!(message.contains(rival), "{message}");
+    }
+    let older = fixture.peer_status("older").conditions;
+    assert_eq!(condition(&older, "NoOverlap"), ("True", "NoOverlap"));
+    let sync = plan(&fixture.world).sync.expect("conversations");
+    assert_eq!(sync.peers.len(), 6, "who is known is spoken to");
+}
+
+#[test]
+fn objects_that_make_no_sense_are_refused() {
+    let mut fixture = Fixture::new();
+    fixture.peer("first", spec(2, &["10.2.0.0/16"]));
+    fixture.pass_seconds(1);
+    fixture.peer("again", spec(2, &["10.3.0.0/16"]));
+    fixture.peer("own", spec(1, &["10.4.0.0/16"]));
+    fixture.peer("bad", json!({"identity": "cluster:x", "allowedCIDRs": []}));
+    fixture.peer("bits", spec(5, &["10.5.0.1/16"]));
+    fixture.peer("all", spec(6, &["0.0.0.0/0"]));
+    fixture.peer("other", json!({"meshRef": "other", "allowedCIDRs": []}));
+    fixture.settle();
+    for (peer, reason) in [
+        ("again", "DuplicateIdentity"),
+        ("own", "OwnIdentity"),
+        ("bad", "BadIdentity"),
+        ("bits", "HostBitsSet"),
+        ("all", "DefaultRoute"),
+        ("other", "UnknownMesh"),
+    ] {
+        assert_eq!(problem(&fixture, peer, "Accepted").0, reason);
+    }
+    let sync = plan(&fixture.world).sync.expect("conversations");
+    assert_eq!(sync.peers, [secret(2).identity()].into());
+}
+
+#[test]
+fn what_a_peer_proposes_beyond_its_ranges_is_never_programmed() {
+    let mut fixture = Fixture::new();
+    fixture.peer("tokyo", spec(2, &["10.2.0.0/16"]));
+    fixture.settle();
+    fixture.agents_ready();
+    let nodes: &[(&str, u8, &[&str])] = &[
+        ("a", 20, &["10.2.1.0/24", "10.9.0.0/24"]),
+        ("b", 20, &["10.2.2.0/24"]),
+        ("c", 100, &["10.2.3.0/24"]),
+        ("d", 21, &["10.2.1.0/24"]),
+        ("e", 22, &["10.1.1.0/24"]),
+        ("f", 23, &["10.2.0.0/16"]),
+        ("idle", 24, &[]),
+    ];
+    fixture.view(secret(2).identity(), up("tokyo", nodes));
+    fixture.settle();
+    let slice = &fixture.world.slices[0];
+    let programmed: Vec<_> = slice
+        .spec
+        .nodes
+        .iter()
+        .map(|node| (node.name.as_str(), node.prefixes.join(" ")))
+        .collect();
+    let expected = [
+        ("a", "10.2.1.0/24".to_owned()),
+        ("f", "10.2.0.0/16".to_owned()),
+    ];
+    assert_eq!(programmed, expected);
+    let status = fixture.peer_status("tokyo");
+    assert_eq!(status.nodes.as_deref(), Some("2/6"));
+    let refused: Vec<_> = status
+        .refused
+        .iter()
+        .map(|claim| (claim.node.as_str(), claim.code.as_str()))
+        .collect();
+    assert_eq!(
+        refused,
+        [
+            ("a", "PrefixOutsideAllowed"),
+            ("b", "DuplicateKey"),
+            ("c", "DuplicateKey"),
+            ("d", "DuplicatePrefix"),
+            ("e", "PrefixOutsideAllowed"),
+        ]
+    );
+    assert!(status.refused[1].message.contains("node a of Peer tokyo"));
+    assert!(
+        status.refused[2]
+            .message
+            .contains("node n1 of this cluster")
+    );
+}
+
+#[test]
+fn nodes_given_by_hand_come_first() {
+    let mut fixture = Fixture::new();
+    let mut spec = spec(2, &["10.2.0.0/16"]);
+    spec["nodes"] =
+        json!([{"name": "a", "publicKey": key(30).to_string(), "prefixes": ["10.2.1.0/24"]}]);
+    fixture.peer("tokyo", spec);
+    fixture.settle();
+    let nodes: &[(&str, u8, &[&str])] = &[
+        ("a", 31, &["10.2.2.0/24"]),
+        ("b", 30, &["10.2.3.0/24"]),
+        ("c", 32, &["10.2.1.0/24"]),
+        ("d", 33, &["10.2.4.0/24"]),
+    ];
+    fixture.view(secret(2).identity(), up("tokyo", nodes));
+    fixture.settle();
+    let status = fixture.peer_status("tokyo");
+    let refused: Vec<_> = status
+        .refused
+        .iter()
+        .map(|claim| claim.code.as_str())
+        .collect();
+    assert_eq!(
+        refused,
+        ["DuplicateName", "DuplicateKey", "DuplicatePrefix"]
+    );
+    assert_eq!(status.nodes.as_deref(), Some("2/5"));
+}
+
+#[test]
+fn a_home_relay_counts_only_if_it_is_known_here() {
+    let mut fixture = Fixture::new();
+    let mut tokyo = spec(2, &["10.2.0.0/16"]);
+    tokyo["relays"] = json!([{"url": "https://r.example"}]);
+    fixture.peer("tokyo", tokyo);
+    fixture.settle();
+    let mut view = up("tokyo", &[]);
+    let mut records = sync::Records::default();
+    for (name, number, url) in [
+        ("a", 20, "https://r.example"),
+        ("b", 21, "https://evil.example"),
+    ] {
+        let prefix = format!("10.2.{number}.0/24").parse().expect("a prefix");
+        let record =
+            NodeRecord::new(key(number), url.parse().ok(), vec![prefix], 1).expect("a record");
+        records
+            .insert(name.parse().expect("a name"), Arc::new(record))
+            .expect("room");
+    }
+    view.records = Some(Arc::new(records));
+    fixture.view(secret(2).identity(), view);
+    fixture.settle();
+    let homes: Vec<_> = fixture.world.slices[0]
+        .spec
+        .nodes
+        .iter()
+        .map(|node| node.home_relay.as_deref())
+        .collect();
+    assert_eq!(homes, [Some("https://r.example"), None]);
+}
+
+fn many(count: usize) -> sync::PeerView {
+    let mut view = up("tokyo", &[]);
+    let mut records = sync::Records::default();
+    for number in 0..count {
+        let mut bytes = [7; 32];
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        let key = derp::NodeKey::from_bytes(bytes).expect("a key");
+        let prefix = format!("10.2.{}.{}/32", number / 250, number % 250)
+            .parse()
+            .expect("a prefix");
+        let record = NodeRecord::new(key, None, vec![prefix], 1).expect("a record");
+        let name = format!("n{number:04}").parse().expect("a name");
+        records.insert(name, Arc::new(record)).expect("room");
+    }
+    view.records = Some(Arc::new(records));
+    view
+}
+
+#[test]
+fn a_change_of_one_node_touches_one_slice() {
+    let mut fixture = Fixture::new();
+    fixture.peer("tokyo", spec(2, &["10.2.0.0/16"]));
+    fixture.view(secret(2).identity(), many(250));
+    fixture.settle();
+    let sizes = |fixture: &Fixture| {
+        let mut sizes: Vec<_> = fixture
+            .world
+            .slices
+            .iter()
+            .map(|slice| (slice.name_any(), slice.spec.nodes.len()))
+            .collect();
+        sizes.sort();
+        sizes
+    };
+    let expected = [("tokyo-0", 100), ("tokyo-1", 100), ("tokyo-2", 50)];
+    let expected = expected.map(|(name, size)| (name.to_owned(), size));
+    assert_eq!(sizes(&fixture), expected);
+    let owner = fixture.world.slices[0].owner_references()[0].clone();
+    assert_eq!(
+        (owner.kind.as_str(), owner.name.as_str()),
+        ("Peer", "tokyo")
+    );
+
+    let mut fewer = many(250);
+    let mut records = (*fewer.records.take().expect("records")).clone();
+    records.remove("n0050");
+    fewer.records = Some(Arc::new(records));
+    fixture.view(secret(2).identity(), fewer);
+    let writes = plan(&fixture.world).actions;
+    let slices = writes.iter().filter(|action| {
+        matches!(
+            action,
+            crate::action::Action::Apply(crate::action::Object::PeerSlice(_))
+        )
+    });
+    assert_eq!(slices.count(), 1);
+    fixture.settle();
+    fixture.view(secret(2).identity(), many(250));
+    fixture.settle();
+    assert_eq!(sizes(&fixture), expected, "the hole is filled");
+
+    fixture.view(secret(2).identity(), many(10));
+    fixture.settle();
+    assert_eq!(sizes(&fixture), [("tokyo-0".to_owned(), 10)]);
+}
+
+#[test]
+fn what_a_peer_said_stays_while_it_is_silent_and_what_it_may_is_looked_at_again() {
+    let mut fixture = Fixture::new();
+    fixture.peer("tokyo", spec(2, &["10.2.0.0/16"]));
+    let nodes: &[(&str, u8, &[&str])] =
+        &[("a", 20, &["10.2.1.0/24"]), ("b", 21, &["10.2.200.0/24"])];
+    fixture.view(secret(2).identity(), up("tokyo", nodes));
+    fixture.settle();
+    for view in [Some(down(DownReason::New)), None] {
+        fixture.world.sync.peers.clear();
+        fixture
+            .world
+            .sync
+            .peers
+            .extend(view.map(|view| (secret(2).identity(), view)));
+        fixture.settle();
+        assert_eq!(fixture.world.slices[0].spec.nodes.len(), 2);
+    }
+    let peer = Arc::make_mut(&mut fixture.world.peers[0]);
+    peer.spec.allowed_cidrs = vec!["10.2.0.0/17".to_owned()];
+    fixture.settle();
+    let left: Vec<_> = fixture.world.slices[0]
+        .spec
+        .nodes
+        .iter()
+        .map(|node| node.name.as_str())
+        .collect();
+    assert_eq!(left, ["a"]);
+    let peer = Arc::make_mut(&mut fixture.world.peers[0]);
+    peer.spec.allowed_cidrs = vec!["10.1.0.0/17".to_owned()];
+    fixture.settle();
+    assert!(
+        fixture.world.slices.is_empty(),
+        "a Peer that overlaps has no nodes"
+    );
+}

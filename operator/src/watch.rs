@@ -1,0 +1,319 @@
+//! What there is: the API server's objects, kept up to date.
+
+mod shelf;
+
+pub(crate) use shelf::Shelf;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use api::{Invite, Mesh, MeshNode, Peer, PeerSlice};
+use futures_util::{Stream, StreamExt};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, Service};
+use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Config, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::world::{Owned, World};
+use shelf::Versions;
+
+/// Label of everything that the operator makes.
+pub(crate) const MANAGED: &str = "app.kubernetes.io/managed-by=culvert-operator";
+/// What helm keeps in Secrets is large and none of our business.
+const NOT_HELM: &str = "type!=helm.sh/release.v1";
+
+/// Everything that is watched. Dropping it ends the watches.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    meshes: Shelf<Mesh>,
+    peers: Shelf<Peer>,
+    invites: Shelf<Invite>,
+    mesh_nodes: Shelf<MeshNode>,
+    slices: Shelf<PeerSlice>,
+    nodes: Shelf<Node>,
+    deployments: Shelf<Deployment>,
+    services: Shelf<Service>,
+    ingresses: Shelf<Ingress>,
+    secrets: Shelf<Secret>,
+    config_maps: Shelf<ConfigMap>,
+    disruption_budgets: Shelf<PodDisruptionBudget>,
+    by_kind: BTreeMap<String, Arc<dyn Versions>>,
+    #[expect(dead_code, reason = "dropping it ends the watches")]
+    tasks: JoinSet<()>,
+}
+
+/// How a kind is watched.
+#[derive(Debug)]
+pub(crate) struct How<K> {
+    /// What to leave out, to save memory.
+    pub(crate) trim: fn(&mut K),
+    /// Whether two versions of an object make no difference.
+    pub(crate) same: fn(&K, &K) -> bool,
+    /// Whether a kind that is not there, or that must not be seen, counts as one without objects.
+    pub(crate) optional: bool,
+}
+
+impl<K: Resource> Default for How<K> {
+    fn default() -> Self {
+        Self {
+            trim: |_| {},
+            same: |before, now| before.meta().resource_version == now.meta().resource_version,
+            optional: false,
+        }
+    }
+}
+
+impl Watched {
+    /// Begins to watch. `changed` is told of every change.
+    pub(crate) fn start(client: &Client, namespace: &str, changed: &Arc<Notify>) -> Self {
+        let mut start = Start {
+            client,
+            changed,
+            by_kind: BTreeMap::new(),
+            tasks: JoinSet::new(),
+        };
+        let managed = || Config::default().labels(MANAGED);
+        Self {
+            meshes: start.cluster(How::default()),
+            peers: start.cluster(How::default()),
+            invites: start.cluster(How::default()),
+            mesh_nodes: start.cluster(How::default()),
+            slices: start.cluster(How::default()),
+            nodes: start.cluster(How {
+                trim: trim_node,
+                same: |before, now| before == now,
+                optional: false,
+            }),
+            deployments: start.namespaced(namespace, managed()),
+            services: start.namespaced(namespace, managed()),
+            ingresses: start.namespaced(namespace, managed()),
+            secrets: start.namespaced(namespace, Config::default().fields(NOT_HELM)),
+            config_maps: start.namespaced(namespace, managed()),
+            disruption_budgets: start.namespaced(namespace, managed()),
+            by_kind: start.by_kind,
+            tasks: start.tasks,
+        }
+    }
+
+    /// Whether everything has been seen once.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.by_kind.values().all(|shelf| shelf.is_complete())
+    }
+
+    /// Whether the object is here in this version or a later one, as far as its kind is watched.
+    pub(crate) fn has_reached(&self, kind: &str, name: &str, version: &str) -> bool {
+        let shelf = self.by_kind.get(kind);
+        shelf.is_none_or(|shelf| shelf.has_reached(name, version))
+    }
+
+    /// Puts everything into a look.
+    pub(crate) fn fill(&self, world: &mut World) {
+        world.meshes = self.meshes.objects();
+        world.peers = self.peers.objects();
+        world.invites = self.invites.objects();
+        world.mesh_nodes = self.mesh_nodes.objects();
+        world.slices = self.slices.objects();
+        world.nodes = self.nodes.objects();
+        world.owned = Owned {
+            deployments: self.deployments.objects(),
+            services: self.services.objects(),
+            ingresses: self.ingresses.objects(),
+            secrets: self.secrets.objects(),
+            config_maps: self.config_maps.objects(),
+            disruption_budgets: self.disruption_budgets.objects(),
+        };
+    }
+
+    /// The Secret of this name.
+    pub(crate) fn secret(&self, name: &str) -> Option<Arc<Secret>> {
+        self.secrets.object(name)
+    }
+}
+
+/// Starts watches.
+struct Start<'a> {
+    client: &'a Client,
+    changed: &'a Arc<Notify>,
+    by_kind: BTreeMap<String, Arc<dyn Versions>>,
+    tasks: JoinSet<()>,
+}
+
+impl Start<'_> {
+    fn cluster<K>(&mut self, how: How<K>) -> Shelf<K>
+    where
+        K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>,
+        K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let api = Api::all(self.client.clone());
+        self.shelf(api, Config::default(), how)
+    }
+
+    fn namespaced<K>(&mut self, namespace: &str, config: Config) -> Shelf<K>
+    where
+        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+        K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let api = Api::namespaced(self.client.clone(), namespace);
+        self.shelf(api, config, How::default())
+    }
+
+    fn shelf<K>(&mut self, api: Api<K>, config: Config, how: How<K>) -> Shelf<K>
+    where
+        K: Resource<DynamicType = ()>,
+        K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let kind = K::kind(&());
+        let shelf = Shelf::default();
+        let keep = keep(
+            api,
+            config,
+            shelf.clone(),
+            how,
+            Arc::clone(self.changed),
+            kind.to_string(),
+        );
+        self.tasks.spawn(keep);
+        self.by_kind
+            .insert(kind.into_owned(), Arc::new(shelf.clone()));
+        shelf
+    }
+}
+
+/// Keeps a shelf up to date for ever. `what` names it in the log.
+pub(crate) async fn keep<K>(
+    api: Api<K>,
+    config: Config,
+    shelf: Shelf<K>,
+    how: How<K>,
+    changed: Arc<Notify>,
+    what: String,
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let mut events = std::pin::pin!(events(api, config, how.trim));
+    let mut failing = false;
+    while let Some(event) = events.next().await {
+        let news = match event {
+            Ok(event) => {
+                failing = false;
+                shelf.apply(event, how.same)
+            }
+            Err(error) if how.optional => {
+                tracing::debug!(what, %error, "not to be seen here");
+                is_absent(&error) && shelf.clear() || shelf.complete()
+            }
+            Err(error) => {
+                if std::mem::replace(&mut failing, true) {
+                    tracing::debug!(what, %error, "still cannot watch");
+                } else if is_absent(&error) {
+                    tracing::warn!(what, %error, "cannot watch; are the CRDs installed, and the operator's roles?");
+                } else {
+                    tracing::info!(what, %error, "watch interrupted; going on");
+                }
+                false
+            }
+        };
+        if news {
+            changed.notify_one();
+        }
+    }
+}
+
+fn events<K>(
+    api: Api<K>,
+    config: Config,
+    trim: fn(&mut K),
+) -> impl Stream<Item = watcher::Result<Event<K>>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let events = watcher(api, config).default_backoff();
+    events.map(move |event| {
+        event.map(|event| {
+            event.modify(|object| {
+                object.managed_fields_mut().clear();
+                trim(object);
+            })
+        })
+    })
+}
+
+/// Whether the kind does not exist, or is not for us to see.
+fn is_absent(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => matches!(status.code, 403 | 404),
+        watcher::Error::InitialListFailed(_)
+        | watcher::Error::WatchStartFailed(_)
+        | watcher::Error::WatchFailed(_)
+        | watcher::Error::NoResourceVersion => false,
+    }
+}
+
+/// Leaves out what is large or changes without meaning anything here.
+fn trim_node(node: &mut Node) {
+    node.metadata.resource_version = None;
+    if let Some(status) = &mut node.status {
+        status.images = None;
+        status.volumes_attached = None;
+        status.volumes_in_use = None;
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::{NodeCondition, NodeStatus};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+
+    #[test]
+    fn a_heartbeat_of_a_node_is_no_news() {
+        let node = |second, ready: &str| {
+            let mut node = Node::default();
+            node.metadata.name = Some("n".to_owned());
+            node.metadata.resource_version = Some(format!("{second}"));
+            let time = jiff::Timestamp::from_second(second).expect("a time");
+            let condition = NodeCondition {
+                type_: "Ready".to_owned(),
+                status: ready.to_owned(),
+                last_heartbeat_time: Some(Time(time)),
+                ..NodeCondition::default()
+            };
+            node.status = Some(NodeStatus {
+                conditions: Some(vec![condition]),
+                ..NodeStatus::default()
+            });
+            trim_node(&mut node);
+            node
+        };
+        assert_eq!(node(1, "True"), node(2, "True"));
+        assert_ne!(node(1, "True"), node(2, "False"));
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_from_what_fails() {
+        let api = |code| {
+            kube::Error::Api(
+                kube::core::Status::failure("no", "")
+                    .with_code(code)
+                    .boxed(),
+            )
+        };
+        assert!(is_absent(&watcher::Error::InitialListFailed(api(404))));
+        assert!(is_absent(&watcher::Error::InitialListFailed(api(403))));
+        assert!(!is_absent(&watcher::Error::InitialListFailed(api(500))));
+        assert!(!is_absent(&watcher::Error::NoResourceVersion));
+    }
+}
