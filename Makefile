@@ -1,13 +1,14 @@
 # The single entry. `make help` lists what there is.
 export CARGO_BUILD_JOBS ?= 2
 NAT ?= port-restricted
+TESTS ?=
 KEEP ?=
 
-.PHONY: help test check build demo demo-down
+.PHONY: help test check e2e build images demo demo-down cluster-demo cluster-down
 .DEFAULT_GOAL := help
 
 help:      ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 test:      ## everything: packages, format, lints, dependencies, docs, unit, property and lab tests
 	@scripts/test.sh
@@ -15,8 +16,14 @@ test:      ## everything: packages, format, lints, dependencies, docs, unit, pro
 check:     ## format, lints, dependencies and docs only
 	@scripts/check.sh
 
+e2e:       ## the tests with real Kubernetes clusters only; TESTS=linked:: chooses among them
+	@scripts/e2e.sh $(TESTS)
+
 build:     ## optimised binaries in target/release
 	@cargo build --release --locked -p culvert-agent -p culvert-relay -p e2e
+
+images:    ## the container images as OCI archives in target/images, without a container engine
+	@scripts/images.sh
 
 demo:      ## two sites behind NAT, linked: NAT=symmetric or NAT=A,B chooses the routers, KEEP=1 leaves it up
 	@scripts/demo.sh "$(NAT)" "$(KEEP)"
@@ -24,3 +31,10 @@ demo:      ## two sites behind NAT, linked: NAT=symmetric or NAT=A,B chooses the
 demo-down: ## stop a demo that was left up
 	@lab="$${CARGO_TARGET_DIR:-target}/release/culvert-lab"; \
 	if [ -x "$$lab" ]; then "$$lab" down; else echo "nothing is up: the demo has not been built here"; fi
+
+cluster-demo: ## two real Kubernetes clusters behind NAT, linked and left up; NAT= as for demo
+	@scripts/cluster-demo.sh "$(NAT)"
+
+cluster-down: ## remove every trace of cluster-demo
+	@lab="$${CARGO_TARGET_DIR:-target}/debug/culvert-lab"; \
+	if [ -x "$$lab" ]; then "$$lab" cluster-down; else echo "nothing is up: the clusters have not been built here"; fi

@@ -36,3 +36,17 @@ tool_cargo_deny() {
   fi
   echo "$root/bin/cargo-deny"
 }
+
+# Fails without Go, which real clusters are built with.
+require_go() {
+  export PATH=$PATH:/usr/local/go/bin
+  command -v go >/dev/null && return
+  echo "real clusters are built from Go modules: install Go 1.26 or newer, https://go.dev/dl" >&2
+  return 1
+}
+
+# Builds the lab's own program the way tests are built, and prints its path.
+lab_program() {
+  cargo build --quiet --locked -p e2e >&2
+  echo "${CARGO_TARGET_DIR:-target}/debug/culvert-lab"
+}

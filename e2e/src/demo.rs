@@ -1,5 +1,6 @@
 //! The demonstration: two sites behind NAT, linked before the eyes of whoever runs it.
 
+mod clusters;
 mod screen;
 mod story;
 
@@ -7,6 +8,7 @@ use std::io::{self, IsTerminal};
 
 use anyhow::Result;
 
+pub use clusters::ClusterDemo;
 pub use screen::Screen;
 
 use crate::lab::{ensure_root, refuse_second_kept, take_down_kept};

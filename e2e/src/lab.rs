@@ -13,6 +13,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 
+use crate::cluster;
 use crate::exec;
 use crate::namespace::{MOUNTS, Namespace};
 use crate::process::log_complaints;
@@ -236,6 +237,7 @@ impl Drop for Lab {
             return;
         }
         remove(&names_with(&self.prefix));
+        remove_groups_of(&self.prefix);
         let _ = fs::remove_dir_all(&self.folder);
         if let Some(mut watchdog) = self.watchdog.take() {
             drop(watchdog.stdin.take());
@@ -268,6 +270,9 @@ impl Census {
         if self.folder.exists() {
             left.push(format!("folder {}", self.folder.display()));
         }
+        let own = |name: &str| name == group_of(&self.prefix);
+        let groups = cluster::groups(own).into_iter();
+        left.extend(groups.map(|group| format!("control group {}", group.display())));
         let alive = |(pid, born): &&(u32, String)| birth(*pid).as_ref() == Some(born);
         let old = self.processes.iter().filter(alive);
         left.extend(old.map(|(pid, _)| format!("process {pid}")));
@@ -303,6 +308,7 @@ fn named_in_commands(folder: &Path) -> impl Iterator<Item = String> {
 pub fn take_down_kept() -> Result<Vec<String>> {
     let names = kept_names()?;
     remove(&names);
+    remove_groups_of(KEPT_PREFIX);
     let folder = std::env::temp_dir().join(KEPT_PREFIX.trim_end_matches('-'));
     if folder.exists() {
         fs::remove_dir_all(&folder)
@@ -412,6 +418,12 @@ for path in /run/netns/"$1"*; do
   for pid in $(ip netns pids "$name"); do kill -KILL "$pid"; done
   ip netns del "$name"
 done
+for wait in 1 2 3 4 5 6 7 8 9 10; do
+  groups=$(find /sys/fs/cgroup -mindepth 1 -maxdepth 2 -type d -name "${1%-}")
+  [ -n "$groups" ] || break
+  find $groups -depth -type d -exec rmdir {} + 2>/dev/null
+  sleep 0.2
+done
 rm -rf "$2"
 "#;
     let mut command = Command::new("sh");
@@ -431,6 +443,15 @@ fn names_with(prefix: &str) -> Vec<String> {
     names.filter(|name| name.starts_with(prefix)).collect()
 }
 
+/// The control group that holds those of all machines of a lab.
+fn group_of(prefix: &str) -> &str {
+    prefix.trim_end_matches('-')
+}
+
+fn remove_groups_of(prefix: &str) {
+    cluster::remove_groups(&cluster::groups(|name| name == group_of(prefix)));
+}
+
 /// Removes what labs of processes that are no more have left behind.
 fn remove_stale() {
     let dead: Vec<_> = names_with(PREFIX)
@@ -438,6 +459,7 @@ fn remove_stale() {
         .filter(|name| owner_is_gone(name))
         .collect();
     remove(&dead);
+    cluster::remove_groups(&cluster::groups(owner_is_gone));
     let folders = fs::read_dir(std::env::temp_dir())
         .into_iter()
         .flatten()

@@ -12,20 +12,23 @@
 //! TTL 2 from a node behind a router dies there. A [`Lab`] owns all of it and removes all of it when dropped.
 //!
 //! The lab itself needs root, `ip`, `nft`, `nsenter` and `setpriv`; flushing a router's state needs `conntrack`, and hosts
-//! with an iptables firewall need `iptables`.
+//! with an iptables firewall need `iptables`. What real clusters need besides is said at [`cluster`].
 
 pub mod capture;
 pub mod classify;
+pub mod cluster;
 pub mod demo;
 pub mod dump;
 pub mod exec;
 pub mod firewall;
+pub mod image;
 pub mod impair;
 pub mod lab;
 pub mod manifest;
 pub mod namespace;
 pub mod pair;
 pub mod process;
+pub mod product;
 pub mod profile;
 pub mod site;
 pub mod status;
@@ -33,7 +36,9 @@ pub mod traffic;
 pub mod wait;
 
 pub use capture::{Capture, Class, Sniffed};
+pub use cluster::{ApiServer, Cluster, ClusterSpec, Clusters, Kit, Proxy};
 pub use dump::HostDump;
+pub use firewall::Firewall;
 pub use lab::{Host, Lab};
 pub use namespace::Namespace;
 pub use pair::{Pair, Side};

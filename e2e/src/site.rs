@@ -170,7 +170,7 @@ impl Lab {
         };
         self.cable(&site, lan, spec.ipv6)?;
         bridge(&site)?;
-        masquerade(&site, spec.masquerade)?;
+        masquerade_pods(&site, spec.masquerade)?;
         for index in 0..spec.pods {
             let pod = self.pod(&site, index)?;
             site.pods.push(pod);
@@ -285,24 +285,35 @@ fn bridge(site: &Site) -> Result<()> {
         .ip(&[&format!("addr add {}/64 dev cni0", nth6(range, 1))])
 }
 
-fn masquerade(site: &Site, backend: Masquerade) -> Result<()> {
-    let mut ranges = vec![("ip", "iptables", site.pod_cidr.to_string())];
-    ranges.extend(
-        site.pod_cidr6
-            .map(|range| ("ip6", "ip6tables", range.to_string())),
-    );
-    for (family, program, range) in ranges {
-        match backend {
-            Masquerade::Off => {}
-            Masquerade::Nft => site.node.nft(&format!(
-                "table {family} cni {{\n chain post {{\n  type nat hook postrouting priority srcnat;\n  \
-                 {family} saddr {range} {family} daddr != {range} masquerade\n }}\n}}\n"
-            ))?,
-            Masquerade::IptablesNft => iptables_masquerade(&site.node, &format!("{program}-nft"), &range)?,
-            Masquerade::IptablesLegacy => iptables_masquerade(&site.node, &format!("{program}-legacy"), &range)?,
-        }
+fn masquerade_pods(site: &Site, backend: Masquerade) -> Result<()> {
+    masquerade(&site.node, backend, "ip", &site.pod_cidr.to_string())?;
+    match site.pod_cidr6 {
+        Some(range) => masquerade(&site.node, backend, "ip6", &range.to_string()),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Rewrites the source of packets from `range` to anything else. The family is `ip` or `ip6`.
+pub(crate) fn masquerade(
+    node: &Namespace,
+    backend: Masquerade,
+    family: &str,
+    range: &str,
+) -> Result<()> {
+    let program = if family == "ip" {
+        "iptables"
+    } else {
+        "ip6tables"
+    };
+    match backend {
+        Masquerade::Off => Ok(()),
+        Masquerade::Nft => node.nft(&format!(
+            "table {family} cni {{\n chain post {{\n  type nat hook postrouting priority srcnat;\n  \
+             {family} saddr {range} {family} daddr != {range} masquerade\n }}\n}}\n"
+        )),
+        Masquerade::IptablesNft => iptables_masquerade(node, &format!("{program}-nft"), range),
+        Masquerade::IptablesLegacy => iptables_masquerade(node, &format!("{program}-legacy"), range),
+    }
 }
 
 fn iptables_masquerade(node: &Namespace, program: &str, range: &str) -> Result<()> {
@@ -325,7 +336,8 @@ fn iptables_masquerade(node: &Namespace, program: &str, range: &str) -> Result<(
     exec::output(command).map(drop)
 }
 
-fn nth(range: Ipv4Net, place: u32) -> Result<Ipv4Addr> {
+/// The address at a place of a range.
+pub(crate) fn nth(range: Ipv4Net, place: u32) -> Result<Ipv4Addr> {
     let ip = Ipv4Addr::from(u32::from(range.network()) + place);
     ensure!(range.contains(&ip), "{range} has no place {place}");
     Ok(ip)
