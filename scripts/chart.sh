@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Checks charts/culvert: the kinds are copies of crds/, it lints, every set of values renders, and the schema refuses what
-# is wrong. Helm is the argument, CULVERT_HELM, that in the cache of the lab, or in PATH; kubectl likewise.
+# is wrong. Helm is the argument, CULVERT_HELM, that which scripts/clusters.sh has built, or in PATH; kubectl likewise.
 #   scripts/chart.sh --update     copies the kinds
 #   scripts/chart.sh --server     has the API server of $KUBECONFIG, an empty one, check everything rendered and the examples
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/lib.sh
 
 chart=charts/culvert
 copies=$chart/files/crds
@@ -29,10 +30,11 @@ fi
 
 diff -r crds "$copies" || fail "its kinds are not those of crds/: run scripts/chart.sh --update"
 
-# tool NAME: that in the cache of the lab, or in PATH.
+# tool NAME: that of the built Kubernetes, or in PATH.
 tool() {
-  local cached=${XDG_CACHE_HOME:-$HOME/.cache}/culvert-lab/bin/$1
-  if [ -x "$cached" ]; then echo "$cached"; else command -v "$1" || true; fi
+  local built
+  built=$(kit_program "$1")
+  if [ -n "$built" ]; then echo "$built"; else command -v "$1" || true; fi
 }
 
 helm=${1:-${CULVERT_HELM:-$(tool helm)}}

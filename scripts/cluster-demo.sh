@@ -7,4 +7,5 @@ cd "$(dirname "$0")/.."
 
 scripts/clusters.sh
 scripts/images.sh
+cargo build --quiet --locked -p culvert-relay -p kubectl-culvert
 exec "$(lab_program)" cluster-demo --nat "${1:-port-restricted}" --images "${CARGO_TARGET_DIR:-target}/images"

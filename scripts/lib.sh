@@ -45,6 +45,17 @@ require_go() {
   return 1
 }
 
+# kit_program NAME: prints the path of a program of the newest Kubernetes that scripts/clusters.sh has built, or nothing.
+kit_program() {
+  local found newest=
+  for found in "${XDG_CACHE_HOME:-$HOME/.cache}"/culvert/kubernetes-*/bin/"$1"; do
+    # A folder whose name has a dot is still being filled.
+    [[ $found != */kubernetes-*.*/bin/* && -x $found ]] || continue
+    if [ -z "$newest" ] || [ "$found" -nt "$newest" ]; then newest=$found; fi
+  done
+  echo "$newest"
+}
+
 # Builds the lab's own program the way tests are built, and prints its path.
 lab_program() {
   cargo build --quiet --locked -p e2e >&2

@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 
 require_root || exit 1
 scripts/packages.sh cc nft iptables conntrack ip sysctl setpriv nsenter || exit 1
+require_go || exit 1
 
 problems=()
 times=()
@@ -37,6 +38,17 @@ slow=(hostile:: longrun:: cuts::a_transfer)
 skips=(--skip table::)
 for one in "${slow[@]}"; do skips+=(--skip "$one"); done
 
+# timed NAME COMMAND...: a step without which the rest makes no sense.
+timed() {
+  local name=$1 began=$SECONDS
+  shift
+  echo "== $name"
+  "$@" || exit 1
+  times+=("$(printf '%5d s  %s' $((SECONDS - began)) "$name")")
+}
+
+timed kubernetes scripts/clusters.sh
+timed images scripts/images.sh
 began=$SECONDS
 scripts/check.sh || problems+=("checks")
 times+=("$(printf '%5d s  %s' $((SECONDS - began)) checks)")
@@ -46,8 +58,9 @@ times+=("$(printf '%5d s  %s' $((SECONDS - began)) binaries)")
 tests units --workspace --exclude e2e
 # Some bounds are a second or two by the receiver's clock, so these share the machine with little else; floods with nothing.
 tests lab-table -p e2e --test scenarios -- --nocapture --test-threads=1 table::
-tests lab-short -p e2e -- --nocapture --test-threads=2 "${skips[@]}"
+tests lab-short -p e2e --lib --bins --test lab --test scenarios -- --nocapture --test-threads=2 "${skips[@]}"
 tests lab-floods -p e2e --test scenarios -- --nocapture --test-threads=1 "${slow[0]}"
+tests lab-clusters -p e2e --test clusters -- --nocapture --test-threads=1
 # Minutes of little traffic each: side by side.
 tests lab-long -p e2e --test scenarios -- --nocapture --test-threads=8 "${slow[@]:1}"
 

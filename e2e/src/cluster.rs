@@ -329,7 +329,14 @@ impl Cluster {
     pub fn start_api(&mut self) -> Result<()> {
         ensure!(self.machine.is_none(), "it runs");
         self.machine = Some(self.boot_control()?);
-        self.await_ready(PATIENCE)
+        if let Err(error) = self.await_ready(PATIENCE) {
+            let machine = self.machine.as_mut().context("no machine")?;
+            machine
+                .ensure_running()
+                .with_context(|| error.to_string())?;
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// Loads an image's archive on every node, also on those that are added later.

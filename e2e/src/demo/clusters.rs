@@ -4,16 +4,24 @@ use std::fs;
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Screen;
 use crate::cluster::{Cluster, ClusterSpec, Clusters, missing_programs};
 use crate::image::PRODUCTS;
 use crate::lab::{Lab, ensure_root, refuse_second_kept, take_down_kept};
+use crate::process::{Relay, RelayOptions, binary};
+use crate::product;
 use crate::profile::Profile;
+use crate::wait::wait_for;
 
 const NAMES: [&str; 2] = ["berlin", "tokyo"];
+/// Where the demo's own pods are.
+const NAMESPACE: &str = "demo";
+const POD: &str = "echo";
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What to bring up.
 #[derive(Clone, Debug)]
@@ -67,7 +75,10 @@ impl ClusterDemo {
             screen.step(&introduction(cluster))?;
         }
         self.load(&mut clusters, screen)?;
-        link(&mut clusters, screen)?;
+        let host = lab.relay_host()?;
+        let relay = Relay::start(&lab, &host, RelayOptions::default())?;
+        screen.step(&format!("a relay on a public host, {}", relay.url()))?;
+        link(&clusters, &relay, screen)?;
         tell_what_to_try(&lab, &clusters, screen)
     }
 
@@ -95,17 +106,70 @@ fn introduction(cluster: &Cluster) -> String {
     )
 }
 
-/// The product's own steps: install, invite, join, and a pod of one cluster that fetches from a pod of the other.
-fn link(_clusters: &mut Clusters, _screen: &mut Screen) -> Result<()> {
+/// The three commands, and a pod of one cluster that fetches from a pod of the other.
+fn link(clusters: &Clusters, relay: &Relay, screen: &mut Screen) -> Result<()> {
+    let [a, b] = clusters.all() else {
+        bail!("two clusters");
+    };
+    screen.title("Linking")?;
+    let url = format!("externalRelays[0].url={}", relay.url());
+    product::install(a, &[&named(a), &url], None)?;
+    screen.step(&format!("{}: helm install", a.name()))?;
+    product::await_ready(a, &["mesh", "default"], PATIENCE)?;
+    let token = product::plugin(a, &["invite"])?;
+    screen.step(&format!("{}: kubectl culvert invite", a.name()))?;
+    product::install(b, &[&named(b)], Some(&token))?;
+    screen.step(&format!(
+        "{}: helm install --set-file join.token=...",
+        b.name()
+    ))?;
+    let pods = [a, b]
+        .map(start_pod)
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?;
+    let (here, there) = (pods.first(), pods.last());
+    let (here, there) = (here.context("a pod")?, there.context("a pod")?);
+    let page = format!("http://{there}:8080/");
+    let seen = wait_for(PATIENCE, "a pod reaches a pod", || {
+        a.fetch(NAMESPACE, POD, &page)
+    })?;
+    ensure!(seen.contains(&format!("from={here}:")), "{seen}");
+    screen.step(&format!(
+        "a pod of {} fetched {page}, and the server saw {here}",
+        a.name()
+    ))?;
+    let row = product::await_peer(a, b.name(), PATIENCE, |row| row.ready == "True")?;
+    screen.step(&format!(
+        "{}: Peer {} is Ready, {}",
+        a.name(),
+        b.name(),
+        row.path
+    ))?;
+    screen.block(&a.kubectl(&["get", "culvert"])?)?;
     Ok(())
+}
+
+fn named(cluster: &Cluster) -> String {
+    format!("mesh.clusterName={}", cluster.name())
+}
+
+/// A pod that answers with what it sees.
+fn start_pod(cluster: &Cluster) -> Result<String> {
+    cluster.namespace(NAMESPACE)?;
+    cluster.run(NAMESPACE, POD, None, &["echo"])
 }
 
 fn tell_what_to_try(lab: &Lab, clusters: &Clusters, screen: &mut Screen) -> Result<()> {
     screen.title("To try")?;
     let mut text = String::from("Programs that find their cluster by themselves:\n");
     for cluster in clusters.all() {
-        for program in ["kubectl", "helm"] {
-            let script = wrapper(lab.folder(), cluster, program)?;
+        for name in ["kubectl", "helm", "kubectl-culvert"] {
+            let program = if name == "kubectl-culvert" {
+                binary(name)?
+            } else {
+                cluster.program(name)
+            };
+            let script = wrapper(lab.folder(), cluster, name, &program)?;
             text.push_str(&format!("  {}\n", script.display()));
         }
     }
@@ -115,8 +179,9 @@ fn tell_what_to_try(lab: &Lab, clusters: &Clusters, screen: &mut Screen) -> Resu
     }
     let first = clusters.all().first().context("no cluster")?;
     text.push_str(&format!(
-        "\nFor example:\n  {} get pods --all-namespaces --output=wide\n",
-        place(lab.folder(), first, "kubectl").display()
+        "\nFor example:\n  {} get culvert --output=wide\n  {} status\n",
+        place(lab.folder(), first, "kubectl").display(),
+        place(lab.folder(), first, "kubectl-culvert").display()
     ));
     screen.block(&text)?;
     screen.block("\nmake cluster-down removes every trace.")?;
@@ -128,13 +193,13 @@ fn place(folder: &Path, cluster: &Cluster, program: &str) -> PathBuf {
 }
 
 /// Writes a script that runs a program at a cluster.
-fn wrapper(folder: &Path, cluster: &Cluster, program: &str) -> Result<PathBuf> {
-    let path = place(folder, cluster, program);
+fn wrapper(folder: &Path, cluster: &Cluster, name: &str, program: &Path) -> Result<PathBuf> {
+    let path = place(folder, cluster, name);
     let text = format!(
         "#!/bin/sh\nexport KUBECONFIG={}\nexec nsenter --net={} -- {} \"$@\"\n",
         cluster.kubeconfig().display(),
         cluster.netns().path().display(),
-        cluster.program(program).display()
+        program.display()
     );
     fs::write(&path, text)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;

@@ -1,128 +1,13 @@
 //! Two clusters linked by the commands of the README, and what must hold from then on.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::product::{self, NAMESPACE};
-use e2e::{
-    Capture, Cluster, ClusterSpec, Clusters, Host, HostDump, Lab, Profile, Relay, RelayOptions,
-    figure, wait_for,
-};
+use e2e::{Capture, Cluster, ClusterSpec, Profile, figure, wait_for};
 
-use crate::{tell, turn};
-
-const TEST: &str = "test";
-const A: &str = "berlin";
-const B: &str = "tokyo";
-
-/// A relay on a public host, and two clusters behind routers with the product's images on every node.
-struct Scene {
-    lab: Lab,
-    relay: Relay,
-    clusters: Clusters,
-    dumps: Vec<(String, HostDump)>,
-}
-
-impl Scene {
-    fn new(name: &str, specs: &[ClusterSpec]) -> Result<Self> {
-        let mut lab = Lab::new(name)?;
-        let host: Host = lab.relay_host()?;
-        let relay = Relay::start(&lab, &host, RelayOptions::default())?;
-        let mut clusters = Clusters::up(&mut lab, specs)?;
-        tell(&clusters);
-        product::load(&mut clusters)?;
-        for cluster in clusters.all() {
-            cluster.namespace(TEST)?;
-            for node in cluster.nodes() {
-                cluster.run(TEST, &pod(node.name()), Some(node.name()), &["echo"])?;
-            }
-        }
-        let mut scene = Self {
-            lab,
-            relay,
-            clusters,
-            dumps: Vec::new(),
-        };
-        scene.dumps = scene.dump()?;
-        Ok(scene)
-    }
-
-    fn a(&self) -> &Cluster {
-        &self.clusters.all()[0]
-    }
-
-    fn b(&self) -> &Cluster {
-        &self.clusters.all()[1]
-    }
-
-    /// What there is on every node of what the product must not leave behind.
-    fn dump(&self) -> Result<Vec<(String, HostDump)>> {
-        let nodes = self.clusters.all().iter().flat_map(Cluster::nodes);
-        nodes
-            .map(|node| {
-                let dump = HostDump::take(Some(node.netns()), &[])?;
-                Ok((node.name().to_owned(), dump))
-            })
-            .collect()
-    }
-
-    /// `helm install` on A, an invite, `helm install` on B. Returns when the token and all of B's agents were there.
-    fn link(&self) -> Result<Instant> {
-        let relay = format!("externalRelays[0].url={}", self.relay.url());
-        let name = format!("mesh.clusterName={A}");
-        product::install(self.a(), &[&name, &relay], None)?;
-        product::await_ready(self.a(), &["mesh", "default"], Duration::from_secs(90))?;
-        let token = product::plugin(self.a(), &["invite"])?;
-        let name = format!("mesh.clusterName={B}");
-        product::install(self.b(), &[&name], Some(&token))?;
-        let ready = [
-            "-n",
-            NAMESPACE,
-            "rollout",
-            "status",
-            product::AGENTS,
-            "--timeout=90s",
-        ];
-        self.b().kubectl(&ready)?;
-        Ok(Instant::now())
-    }
-
-    fn finish(self) -> Result<()> {
-        for cluster in self.clusters.all() {
-            let complaints = cluster.complaints()?;
-            ensure!(complaints.is_empty(), "{complaints:#?}");
-        }
-        drop(self.clusters);
-        drop(self.relay);
-        self.lab.finish()
-    }
-}
-
-/// The name of the test's pod on a node.
-fn pod(node: &str) -> String {
-    format!("echo-{node}")
-}
-
-fn first(cluster: &Cluster) -> Result<(String, IpAddr)> {
-    let pod = pod(cluster.node(1)?.name());
-    let address = cluster.pod_ip(TEST, &pod)?;
-    Ok((pod, address.parse()?))
-}
-
-/// Each side's pod gets a page of the other's, which has seen the pod's own address.
-fn pods_see_each_other(scene: &Scene) -> Result<()> {
-    for (from, to) in [(scene.a(), scene.b()), (scene.b(), scene.a())] {
-        let ((pod, own), (_, target)) = (first(from)?, first(to)?);
-        let page = from.fetch(TEST, &pod, &format!("http://{target}:8080/"))?;
-        ensure!(page.contains(&format!("from={own}:")), "{page}");
-    }
-    Ok(())
-}
-
-fn seconds(what: &str, since: Instant) {
-    figure(what, format!("{:.1} s", since.elapsed().as_secs_f32()));
-}
+use crate::scene::{A, B, Scene, TEST, pod_on, pods_see_each_other, seconds};
+use crate::turn;
 
 #[test]
 fn three_commands_link_two_clusters() -> Result<()> {
@@ -136,8 +21,8 @@ fn three_commands_link_two_clusters() -> Result<()> {
     let captures =
         [scene.a(), scene.b()].map(|cluster| Capture::start(cluster.router(), "wan", &relays));
     let ready = scene.link()?;
-    let (pod, _) = first(scene.a())?;
-    let (_, target) = first(scene.b())?;
+    let (pod, _) = pod_on(scene.a(), 1)?;
+    let (_, target) = pod_on(scene.b(), 1)?;
     product::first_ping(scene.a(), (TEST, &pod), target, Duration::from_secs(10))?;
     seconds("first pod ping after token and DaemonSet", ready);
     ensure!(ready.elapsed() <= Duration::from_secs(10), "too late");
@@ -178,15 +63,9 @@ fn three_commands_link_two_clusters() -> Result<()> {
 /// An agent's own token reads no Secret and writes no other node's status.
 fn agents_may_little(scene: &Scene) -> Result<()> {
     let a = scene.a();
-    let account = format!("--as=system:serviceaccount:{NAMESPACE}:culvert-agent");
-    let may = |words: &[&str]| {
-        let words: Vec<_> = ["auth", "can-i", &account]
-            .iter()
-            .chain(words)
-            .copied()
-            .collect();
-        a.kubectl(&words)
-    };
+    let (own, other) = (a.node(1)?.name(), a.node(2)?.name());
+    let token = agents_token(a, own)?;
+    let may = |words: &[&str]| as_agent(a, &token, &[&["auth", "can-i"], words].concat());
     for words in [
         &["get", "secrets", "-n", NAMESPACE][..],
         &["list", "secrets", "-A"],
@@ -197,10 +76,7 @@ fn agents_may_little(scene: &Scene) -> Result<()> {
         let answer = may(words);
         ensure!(answer.is_err(), "an agent may {words:?}: {answer:?}");
     }
-    may(&["patch", "meshnodes", "--subresource=status"])?;
-    let own = a.node(1)?.name();
-    let extra = format!("--as-extra=authentication.kubernetes.io/node-name={own}");
-    for (node, allowed) in [(own, true), (a.node(2)?.name(), false)] {
+    for (node, allowed) in [(own, true), (other, false)] {
         let patch = r#"{"status":{"agentVersion":"probe"}}"#;
         let words = [
             "patch",
@@ -210,13 +86,52 @@ fn agents_may_little(scene: &Scene) -> Result<()> {
             "--type=merge",
             "-p",
             patch,
-            &account,
-            &extra,
         ];
-        let done = a.kubectl(&words);
+        let done = as_agent(a, &token, &words);
         ensure!(done.is_ok() == allowed, "{node}: {done:?}");
     }
+    let read = as_agent(
+        a,
+        &token,
+        &["-n", NAMESPACE, "get", "secret", "culvert-identity"],
+    );
+    ensure!(read.is_err(), "an agent reads the identity");
     Ok(())
+}
+
+/// A token like the one that the agent's pod on a node has.
+fn agents_token(cluster: &Cluster, node: &str) -> Result<String> {
+    let field = format!("--field-selector=spec.nodeName={node}");
+    let select = "--selector=app.kubernetes.io/component=agent";
+    let pods = cluster.get(&["pods", "-n", NAMESPACE, select, &field])?;
+    let pod = product::text(&pods, "/items/0/metadata/name").context("no agent's pod")?;
+    let name = format!("--bound-object-name={pod}");
+    let account = product::text(&pods, "/items/0/spec/serviceAccountName").context("no account")?;
+    let words = [
+        "-n",
+        NAMESPACE,
+        "create",
+        "token",
+        &account,
+        "--bound-object-kind=Pod",
+        &name,
+    ];
+    Ok(cluster.kubectl(&words)?.trim().to_owned())
+}
+
+/// Runs `kubectl` with nothing but a token.
+fn as_agent(cluster: &Cluster, token: &str, words: &[&str]) -> Result<String> {
+    let path = "jsonpath={.clusters[0].cluster.server}";
+    let server = cluster.kubectl(&["config", "view", "--minify", "-o", path])?;
+    let token = format!("--token={token}");
+    let server = format!("--server={server}");
+    let bare = [
+        "--kubeconfig=/dev/null",
+        "--insecure-skip-tls-verify",
+        &server,
+        &token,
+    ];
+    cluster.kubectl(&[&bare, words].concat())
 }
 
 fn clean_removal(scene: &Scene) -> Result<()> {
@@ -248,8 +163,8 @@ fn two_hard_nats_stay_on_the_relay_and_say_why() -> Result<()> {
     ];
     let scene = Scene::new("hard", &specs)?;
     scene.link()?;
-    let (pod, _) = first(scene.a())?;
-    let (_, target) = first(scene.b())?;
+    let (pod, _) = pod_on(scene.a(), 1)?;
+    let (_, target) = pod_on(scene.b(), 1)?;
     product::first_ping(scene.a(), (TEST, &pod), target, Duration::from_secs(10))?;
     pods_see_each_other(&scene)?;
     for (cluster, peer) in [(scene.a(), B), (scene.b(), A)] {

@@ -8,7 +8,9 @@ use e2e::{Clusters, figure};
 
 mod harness;
 mod images;
+mod lasting;
 mod linked;
+mod scene;
 mod server;
 
 /// One test with clusters at a time, whatever number of threads the tests have.
