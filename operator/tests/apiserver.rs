@@ -1,17 +1,18 @@
 //! The operator against a real API server: definitions, rules, ownership of fields, election, and what it makes.
 //!
-//! Runs when CULVERT_KUBE_BIN names a folder with `etcd` and `kube-apiserver`; else there is nothing to run against.
+//! Fails where none has been built, unless CULVERT_NO_KUBE=1 asks to do without.
 
 #[path = "apiserver/control_plane.rs"]
 mod control_plane;
 #[path = "apiserver/joiner.rs"]
 mod joiner;
+#[path = "apiserver/kit.rs"]
+mod kit;
 #[path = "apiserver/operator.rs"]
 mod operator;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use api::{Invite, Mesh, MeshNode, MeshNodeStatus, Peer, PeerSlice, find_condition};
@@ -35,10 +36,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_and_a_real_api_server() {
-    let Some(bin) = std::env::var_os("CULVERT_KUBE_BIN").map(PathBuf::from) else {
-        eprintln!("skipped: CULVERT_KUBE_BIN names no folder with etcd and kube-apiserver");
+    if kit::declined() {
+        eprintln!("skipped: CULVERT_NO_KUBE is set");
         return;
-    };
+    }
+    let bin = kit::programs().expect(
+        "there is no Kubernetes to test with: scripts/clusters.sh builds it, and CULVERT_NO_KUBE=1 does without",
+    );
     let _ = rustls::crypto::ring::default_provider().install_default();
     let plane = ControlPlane::start(&bin).await;
     let cluster = Cluster {
@@ -85,7 +89,7 @@ struct Cluster {
 impl Cluster {
     async fn definitions_are_taken(&self) {
         let api: Api<CustomResourceDefinition> = Api::all(self.client.clone());
-        for definition in definitions() {
+        for definition in api::crds() {
             let name = definition.name_any();
             let parameters = PatchParams::apply("test").validation_strict();
             api.patch(&name, &parameters, &Patch::Apply(&definition))
@@ -469,18 +473,6 @@ impl Cluster {
     {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
-}
-
-fn definitions() -> Vec<CustomResourceDefinition> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds");
-    let files = std::fs::read_dir(folder).expect("the folder");
-    let paths = files.map(|file| file.expect("a file").path());
-    let texts = paths.map(|path| std::fs::read_to_string(path).expect("a text"));
-    let definitions: Vec<_> = texts
-        .map(|text| serde_yaml::from_str(&text).expect("a CRD"))
-        .collect();
-    assert_eq!(definitions.len(), 5);
-    definitions
 }
 
 fn mesh(spec: Value) -> Mesh {
