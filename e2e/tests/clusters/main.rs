@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use e2e::{Clusters, figure};
 
+mod exposure;
 mod harness;
 mod images;
 mod lasting;
