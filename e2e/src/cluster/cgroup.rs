@@ -107,8 +107,10 @@ impl Hierarchy {
         if self.options.is_none() {
             delegate(parent)?;
         }
-        if !folder.exists() {
-            fs::create_dir(folder)?;
+        // Machines of one lab start side by side, and share the group above theirs.
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made?,
         }
         // A new cpuset of v1 allows no processor and no memory, and then no process may enter.
         for file in ["cpuset.cpus", "cpuset.mems"] {

@@ -76,6 +76,11 @@ impl Relay {
         Ok(relay)
     }
 
+    /// Replaces the lines of the admit file, which the relay reads again by itself.
+    pub fn admit(&self, lab: &Lab, lines: &[String]) -> Result<()> {
+        Ok(fs::write(admit_file(lab), lines.join("\n") + "\n")?)
+    }
+
     /// Starts it again after [`Self::kill`].
     pub fn resume(&mut self) -> Result<()> {
         let mut daemon = Daemon::start(&self.spec)?;

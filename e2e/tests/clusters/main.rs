@@ -8,6 +8,7 @@ use e2e::{Clusters, figure};
 
 mod exposure;
 mod harness;
+mod hosts;
 mod images;
 mod lasting;
 mod linked;

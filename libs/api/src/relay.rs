@@ -42,7 +42,7 @@ pub struct ExternalRelay {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 300), regex(pattern = RELAY_URL))]
     pub dial: Option<String>,
-    /// Identity of the cluster that owns the relay and lets us use it. Default: nobody's passes are shown there.
+    /// Identity of the cluster that owns the relay and lets us use it. Default: in a Mesh this cluster, in a Peer that peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 52), regex(pattern = CLUSTER))]
     pub owner: Option<String>,

@@ -19,10 +19,18 @@ pub(super) struct Fake {
 
 struct Shared {
     state: Mutex<State>,
-    /// Plural and line of every event of a watch.
-    events: broadcast::Sender<(String, String)>,
+    /// Every event of a watch, as it happens.
+    events: broadcast::Sender<Event>,
     /// Ends all connections.
     end: broadcast::Sender<()>,
+}
+
+/// An event of a watch.
+#[derive(Clone)]
+struct Event {
+    version: u64,
+    plural: String,
+    line: String,
 }
 
 #[derive(Default)]
@@ -33,6 +41,8 @@ struct State {
     /// Path with query, and body, of everything that was applied.
     applied: Vec<(String, Value)>,
     asked: Vec<String>,
+    /// Everything that has happened, for who begins to watch later.
+    history: Vec<Event>,
 }
 
 impl Fake {
@@ -63,9 +73,8 @@ impl Fake {
         });
         let id = (plural.to_owned(), name.to_owned());
         let known = state.objects.insert(id, object.clone()).is_some();
-        drop(state);
-        self.shared
-            .tell(plural, if known { "MODIFIED" } else { "ADDED" }, &object);
+        let event = if known { "MODIFIED" } else { "ADDED" };
+        self.shared.tell(&mut state, plural, event, &object);
     }
 
     pub(super) fn delete(&self, plural: &str, name: &str) {
@@ -73,8 +82,7 @@ impl Fake {
         state.version += 1;
         let id = (plural.to_owned(), name.to_owned());
         let object = state.objects.remove(&id).expect("there");
-        drop(state);
-        self.shared.tell(plural, "DELETED", &object);
+        self.shared.tell(&mut state, plural, "DELETED", &object);
     }
 
     /// What was applied so far.
@@ -106,10 +114,22 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, plural: &str, kind: &str, object: &Value) {
-        let line = format!("{}\n", json!({"type": kind, "object": object}));
+    fn tell(&self, state: &mut State, plural: &str, kind: &str, object: &Value) {
+        let event = Event {
+            version: state.version,
+            plural: plural.to_owned(),
+            line: format!("{}\n", json!({"type": kind, "object": object})),
+        };
+        state.history.push(event.clone());
         // Nobody may be watching yet.
-        let _ = self.events.send((plural.to_owned(), line));
+        let _ = self.events.send(event);
+    }
+
+    /// What has happened since a version, and what will.
+    fn watch(&self, since: u64) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        let state = self.state();
+        let missed = state.history.iter().filter(|event| event.version > since);
+        (missed.cloned().collect(), self.events.subscribe())
     }
 
     fn list(&self, plural: &str, query: &str) -> Value {
@@ -149,7 +169,6 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let (method, target) = (words.next(), words.next().unwrap_or_default().to_owned());
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let plural = path.split('/').nth(4).unwrap_or_default();
-    let events = shared.events.subscribe();
     shared.state().asked.push(target.clone());
     if method == Some("PATCH") {
         let applied = serde_json::from_slice(&body)?;
@@ -157,7 +176,11 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         return send(&mut stream, &body).await;
     }
     if query.contains("watch=true") {
-        return stream_events(stream, events, plural).await;
+        let since = query
+            .split('&')
+            .find_map(|part| part.strip_prefix("resourceVersion="));
+        let since = since.and_then(|text| text.parse().ok()).unwrap_or(0);
+        return stream_events(stream, shared.watch(since), plural).await;
     }
     let list = shared.list(plural, query).to_string();
     send(&mut stream, list.as_bytes()).await
@@ -165,17 +188,24 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
 
 async fn stream_events(
     mut stream: TcpStream,
-    mut events: broadcast::Receiver<(String, String)>,
+    (missed, mut events): (Vec<Event>, broadcast::Receiver<Event>),
     plural: &str,
 ) -> io::Result<()> {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
     stream.write_all(head.as_bytes()).await?;
-    while let Ok((of, line)) = events.recv().await {
-        if of == plural {
-            stream.write_all(line.as_bytes()).await?;
+    let mut missed = missed.into_iter();
+    loop {
+        let event = match missed.next() {
+            Some(event) => event,
+            None => match events.recv().await {
+                Ok(event) => event,
+                Err(_) => return Ok(()),
+            },
+        };
+        if event.plural == plural {
+            stream.write_all(event.line.as_bytes()).await?;
         }
     }
-    Ok(())
 }
 
 async fn send(stream: &mut TcpStream, body: &[u8]) -> io::Result<()> {

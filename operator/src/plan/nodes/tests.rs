@@ -46,18 +46,22 @@ fn a_node_gets_a_pass_as_soon_as_it_has_a_key() {
         "clusterName": "berlin", "podCIDRs": ["10.1.0.0/16"],
         "relays": {
             "managed": [{"name": "main", "exposure": {"type": "HostPort", "host": "203.0.113.1"}}],
-            "external": [{"url": "http://203.0.113.20:8080"}],
+            "external": [
+                {"url": "http://203.0.113.20:8080"},
+                {"url": "http://203.0.113.21:8080", "owner": secret(42).identity().to_string()},
+            ],
         },
     }));
     fixture.settle();
     let relays = &node(&fixture, "n1").spec.relays;
-    assert_eq!(relays.len(), 2);
+    assert_eq!(relays.len(), 3);
     assert!(relays.iter().all(|relay| relay.pass.is_none()));
     fixture.agents_ready();
     fixture.settle();
     let relays = node(&fixture, "n1").spec.relays.clone();
     assert_eq!(relays[0].dial.as_deref(), Some("https://10.96.0.7"));
-    assert!(relays[1].pass.is_none(), "nobody's passes are shown there");
+    assert!(relays[1].pass.is_some(), "without an owner it is ours");
+    assert!(relays[2].pass.is_none(), "its owner has not let us in");
     let pass = relays[0].pass.clone().expect("a pass");
     let now = SystemTime::from(fixture.now());
     let owners = HashSet::from([secret(1).identity()]);

@@ -62,8 +62,10 @@ impl Site {
 pub(crate) fn own_sites(ground: Ground<'_>) -> Vec<Site> {
     let external = ground.mesh.spec.relays.iter();
     let external = external.flat_map(|relays| &relays.external).enumerate();
-    let external = external
-        .map(|(index, relay)| external_site(format!("external-{index}"), Origin::External, relay));
+    let external = external.map(|(index, relay)| {
+        let own = Some(ground.identity());
+        external_site(format!("external-{index}"), Origin::External, relay, own)
+    });
     managed(ground).map(managed_site).chain(external).collect()
 }
 
@@ -71,10 +73,12 @@ pub(crate) fn own_sites(ground: Ground<'_>) -> Vec<Site> {
 pub(crate) fn known_sites(own: &[Site], peers: &[&Peer]) -> Vec<Site> {
     let of_peer = |peer: &&Peer| {
         let name = peer.name_any();
+        let identity = peer.spec.identity.as_ref();
+        let identity = identity.and_then(|identity| identity.parse().ok());
         let sites = peer.spec.relays.iter().enumerate();
         let site = |(index, relay): (usize, &ExternalRelay)| {
             let title = format!("peer-{name}-{index}");
-            external_site(title, Origin::Peer(name.clone()), relay)
+            external_site(title, Origin::Peer(name.clone()), relay, identity)
         };
         sites.map(site).collect::<Vec<_>>()
     };
@@ -120,7 +124,13 @@ fn problem(relay: &Managed<'_>, has_certificate: bool) -> Option<String> {
     })
 }
 
-fn external_site(name: String, origin: Origin, relay: &ExternalRelay) -> Site {
+/// A relay as it is written. Without an owner it is taken for that of whoever lists it, `default`.
+fn external_site(
+    name: String,
+    origin: Origin,
+    relay: &ExternalRelay,
+    default: Option<ClusterIdentity>,
+) -> Site {
     let url: Option<RelayUrl> = relay.url.parse().ok();
     let problem = url.is_none().then(|| "its URL is none".to_owned());
     let stun_port = relay.stun_port.and_then(|port| u16::try_from(port).ok());
@@ -131,7 +141,10 @@ fn external_site(name: String, origin: Origin, relay: &ExternalRelay) -> Site {
         dial: relay.dial.as_ref().and_then(|dial| dial.parse().ok()),
         ca_bundle: relay.ca_bundle.clone().filter(|pem| !pem.is_empty()),
         stun_port: stun_port.unwrap_or(DEFAULT_STUN_PORT),
-        owner: relay.owner.as_ref().and_then(|owner| owner.parse().ok()),
+        owner: match &relay.owner {
+            Some(owner) => owner.parse().ok(),
+            None => default,
+        },
         problem,
     }
 }
