@@ -20,7 +20,7 @@ e2e:       ## the tests with real Kubernetes clusters only; TESTS=linked:: choos
 	@scripts/e2e.sh $(TESTS)
 
 build:     ## optimised binaries in target/release
-	@cargo build --release --locked -p culvert-agent -p culvert-relay -p e2e
+	@cargo build --release --locked -p culvert-agent -p culvert-relay -p kubectl-culvert -p e2e
 
 images:    ## the container images as OCI archives in target/images, without a container engine
 	@scripts/images.sh
