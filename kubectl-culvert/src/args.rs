@@ -24,7 +24,7 @@ The token is the only thing on stdout. It is good once, for 15 minutes; whoever 
 
   kubectl culvert invite --output token             # into a file that only you can read
   kubectl culvert invite --cidrs 10.2.0.0/16        # whoever joins may bring this prefix and no other
-  kubectl culvert invite --host | ssh laptop sudo culvert-agent join - --state /var/lib/culvert";
+  kubectl culvert invite --host | ssh laptop sudo culvert-agent join - --state /var/lib/culvert --address 10.99.0.7/32";
 
 const STATUS_EXAMPLES: &str = "\
   kubectl culvert status                 # tables: mesh, relays, peers, nodes, paths, and what to do about each reason

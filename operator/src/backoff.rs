@@ -66,7 +66,13 @@ impl<K: Ord> Backoff<K> {
 
     /// When something may be tried again.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.failures.values().map(|failure| failure.next).min()
+        self.next_of(|_| true)
+    }
+
+    /// The same among some of them.
+    pub(crate) fn next_of(&self, counts: impl Fn(&K) -> bool) -> Option<Instant> {
+        let failures = self.failures.iter().filter(|(key, _)| counts(key));
+        failures.map(|(_, failure)| failure.next).min()
     }
 }
 

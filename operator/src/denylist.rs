@@ -93,9 +93,10 @@ impl DenyLists {
         }
     }
 
-    /// When one that failed may be tried again.
+    /// When one that failed may be tried again; those that are being tried now wake the caller by themselves.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.backoff.next()
+        self.backoff
+            .next_of(|relay| !self.running.contains_key(relay))
     }
 
     fn finish(&mut self, pushed: Pushed, metrics: &Metrics) {

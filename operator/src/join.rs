@@ -3,6 +3,7 @@
 mod failure;
 mod inviter;
 mod joiner;
+mod private;
 
 #[cfg(test)]
 mod tests;

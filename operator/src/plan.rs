@@ -28,7 +28,7 @@ mod nodes;
 pub(crate) mod passes;
 pub(crate) mod peers;
 pub(crate) mod relays;
-mod revocation;
+pub(crate) mod revocation;
 #[cfg(test)]
 pub(crate) mod tests;
 

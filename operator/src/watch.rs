@@ -27,6 +27,8 @@ use shelf::Versions;
 /// Label of everything that the operator makes.
 pub(crate) const MANAGED: &str = "app.kubernetes.io/managed-by=culvert-operator";
 /// What helm keeps in Secrets is large and none of our business.
+/// Errors in a row after which an optional kind counts as not there: whatever serves it may be broken for good.
+const PATIENCE: u32 = 10;
 const NOT_HELM: &str = "type!=helm.sh/release.v1";
 
 /// Everything that is watched. Dropping it ends the watches.
@@ -198,21 +200,29 @@ pub(crate) async fn keep<K>(
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
     let mut events = std::pin::pin!(events(api, config, how.trim));
-    let mut failing = false;
+    let (mut failing, mut missed) = (false, 0);
     while let Some(event) = events.next().await {
         let news = match event {
             Ok(event) => {
                 failing = false;
+                missed = 0;
                 shelf.apply(event, how.same)
             }
             Err(error) if how.optional => {
                 tracing::debug!(what, %error, "not to be seen here");
-                is_absent(&error) && shelf.clear() || shelf.complete()
+                missed += 1;
+                match absence(&error) {
+                    Some(Absence::Kind) => shelf.clear(),
+                    // Something that cannot be read now says nothing about what it was, nor, for a while, that it is not.
+                    Some(Absence::Right) => shelf.complete(),
+                    None if missed >= PATIENCE => shelf.complete(),
+                    None => false,
+                }
             }
             Err(error) => {
                 if std::mem::replace(&mut failing, true) {
                     tracing::debug!(what, %error, "still cannot watch");
-                } else if is_absent(&error) {
+                } else if absence(&error).is_some() {
                     tracing::warn!(what, %error, "cannot watch; are the CRDs installed, and the operator's roles?");
                 } else {
                     tracing::info!(what, %error, "watch interrupted; going on");
@@ -245,16 +255,29 @@ where
     })
 }
 
-/// Whether the kind does not exist, or is not for us to see.
-fn is_absent(error: &watcher::Error) -> bool {
+/// Why a kind is not to be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absence {
+    /// There is no such kind.
+    Kind,
+    /// We may not look at it, or may not at the moment: an API server that has just started knows no roles yet.
+    Right,
+}
+
+/// What an error says about the kind; `None` where it is about the API server or the way to it.
+fn absence(error: &watcher::Error) -> Option<Absence> {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchError(status) => matches!(status.code, 403 | 404),
+        | watcher::Error::WatchError(status) => match status.code {
+            404 => Some(Absence::Kind),
+            403 => Some(Absence::Right),
+            _ => None,
+        },
         watcher::Error::InitialListFailed(_)
         | watcher::Error::WatchStartFailed(_)
         | watcher::Error::WatchFailed(_)
-        | watcher::Error::NoResourceVersion => false,
+        | watcher::Error::NoResourceVersion => None,
     }
 }
 
@@ -311,9 +334,10 @@ mod tests {
                     .boxed(),
             )
         };
-        assert!(is_absent(&watcher::Error::InitialListFailed(api(404))));
-        assert!(is_absent(&watcher::Error::InitialListFailed(api(403))));
-        assert!(!is_absent(&watcher::Error::InitialListFailed(api(500))));
-        assert!(!is_absent(&watcher::Error::NoResourceVersion));
+        let of = |code| absence(&watcher::Error::InitialListFailed(api(code)));
+        assert_eq!(of(404), Some(Absence::Kind));
+        assert_eq!(of(403), Some(Absence::Right));
+        assert_eq!(of(500), None);
+        assert_eq!(absence(&watcher::Error::NoResourceVersion), None);
     }
 }

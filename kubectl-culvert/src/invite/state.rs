@@ -79,7 +79,7 @@ pub(super) fn instructions(
     }
     let commands = if args.host {
         format!(
-            "On the host:\n\n  culvert-agent join --token-file {file} --state /var/lib/culvert\n"
+            "On the host:\n\n  culvert-agent join --token-file {file} --state /var/lib/culvert --address ADDRESS\n\nADDRESS is the host's in the mesh, outside all clusters' ranges, such as 10.99.0.7/32.\n"
         )
     } else {
         format!(

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{Resource, ResourceExt};
 use sync::{JoinAnswer, MAX_PREFIXES, Refused, RefusedCode, Welcome};
 
+use super::private::is_private;
 use crate::action::{Action, Answer, Note, Redemption};
 use crate::plan::draft::{Draft, later};
 use crate::plan::footing::Footing;
@@ -16,6 +17,7 @@ use crate::plan::invites::{self, State};
 use crate::plan::passes::Passes;
 use crate::plan::peers::{Verdict, judge, rival};
 use crate::plan::relays::{Site, own_sites};
+use crate::plan::revocation::is_denied;
 use crate::world::{JoinAsk, World};
 
 /// Seconds for which whoever has used an invite may be helped to a Peer that has not come to be.
@@ -73,7 +75,9 @@ impl Desk<'_> {
             return match self.own_peer() {
                 Some(_) => Ok(Consent { is_new: false }),
                 // Redeemed, and then the Peer was not written.
-                None if self.ground.now <= later(used.at.0, GRACE) => {
+                None if self.ground.now <= later(used.at.0, GRACE)
+                    && !is_denied(self.ground, self.ask.identity) =>
+                {
                     self.check_offer()?;
                     Ok(Consent { is_new: false })
                 }
@@ -145,6 +149,12 @@ impl Desk<'_> {
             let text = format!(
                 "{range} is not in what the invite allows: {}",
                 invited.join(", ")
+            );
+            return Err(Refused::new(RefusedCode::NotAllowed, &text));
+        }
+        if invited.is_empty() && self.own_peer().is_none() && !is_private(range) {
+            let text = format!(
+                "{range} is not private; if it is meant, name it in the invite: kubectl culvert invite --cidrs {range}"
             );
             return Err(Refused::new(RefusedCode::NotAllowed, &text));
         }

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use sync::{Audience, MAX_PREFIXES, Token, Welcome};
 
+use super::private::is_private;
 use crate::action::{Action, JoinOrder, Note};
 use crate::plan::covers::checksum;
 use crate::plan::draft::{Draft, find, later};
@@ -204,6 +205,13 @@ impl Application<'_> {
         for range in &welcome.cidrs {
             if let Err(problem) = check_prefix("", &range.to_string()) {
                 return refuse(JoinCode::NotAllowed, problem.message);
+            }
+            if !is_private(*range) {
+                let message = format!(
+                    "{range} of the inviting cluster is not private; if it is meant, make a Peer by hand, with identity {}",
+                    self.token.inviter
+                );
+                return refuse(JoinCode::NotAllowed, message);
             }
             if let Some(problem) = rival(self.ground, self.sites, self.peers, *range) {
                 return refuse(JoinCode::Overlap, problem.message);

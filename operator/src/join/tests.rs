@@ -117,6 +117,32 @@ fn one_that_may_join_gets_a_peer_and_a_membership_once() {
 }
 
 #[test]
+fn who_was_let_in_and_then_sent_away_does_not_come_back_with_its_token() {
+    let mut fixture = inviting(json!({}));
+    let ask = ask(&fixture, "10.3.0.0/16");
+    let (_, _, actions) = welcome(&fixture, &ask);
+    fixture.carry_out(actions);
+    fixture.settle();
+    fixture
+        .world
+        .peers
+        .retain(|peer| peer.metadata.name.as_deref() != Some("paris"));
+    fixture.settle();
+    assert_eq!(code(&fixture, &ask).0, RefusedCode::Used);
+}
+
+#[test]
+fn a_public_range_is_for_a_person_to_name() {
+    let fixture = inviting(json!({}));
+    let (refused, message) = code(&fixture, &ask(&fixture, "126.0.0.0/8"));
+    assert_eq!(refused, RefusedCode::NotAllowed);
+    assert!(message.contains("--cidrs 126.0.0.0/8"), "{message}");
+    let named = inviting(json!({"cidrs": ["126.0.0.0/8"]}));
+    let (welcome, _, _) = welcome(&named, &ask(&named, "126.0.0.0/8"));
+    assert_eq!(welcome.accepted[0].to_string(), "126.0.0.0/8");
+}
+
+#[test]
 fn refusals_say_what_is_wrong() {
     let mut fixture = inviting(json!({"cidrs": ["10.0.0.0/8", "fd03::/48"]}));
     let good = ask(&fixture, "10.3.0.0/16");
@@ -335,6 +361,16 @@ fn what_the_inviter_claims_is_checked_here() {
     fixture.world.peers.clear();
     fixture.settle();
     is(&fixture, "True", "Joined");
+}
+
+#[test]
+fn an_inviter_takes_no_public_range() {
+    let mut fixture = joining();
+    let welcome = berlin("126.0.0.0/8", &fixture);
+    outcome(&mut fixture, Ok(welcome), 0);
+    fixture.settle();
+    is(&fixture, "False", "NotAllowed");
+    assert!(find::<Peer>(&fixture.world.peers, "berlin").is_none());
 }
 
 #[test]

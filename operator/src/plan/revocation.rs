@@ -79,6 +79,16 @@ pub(crate) fn remember(ground: Ground<'_>, peers: &[Verdict<'_>], draft: &mut Dr
     draft.apply(map, found);
 }
 
+/// Whether a cluster was let in, no longer is, and its passes have not run out yet.
+pub(crate) fn is_denied(ground: Ground<'_>, cluster: ClusterIdentity) -> bool {
+    let found = find::<ConfigMap>(&ground.world.owned.config_maps, DENY_MAP);
+    found.is_some_and(|map| {
+        Register::read(map)
+            .denied
+            .contains_key(&Who::Cluster(cluster))
+    })
+}
+
 /// The lists that connected relays of this cluster have not taken yet.
 pub(crate) fn pushes(ground: Ground<'_>, sites: &[Site]) -> Vec<DenyPush> {
     let found = find::<ConfigMap>(&ground.world.owned.config_maps, DENY_MAP);
@@ -114,8 +124,15 @@ impl Register {
         }
         denied.retain(|who, until| *until > now && !admitted.contains(who));
         let changed = !denied.keys().eq(self.denied.keys());
+        // Above whatever a register that was lost has reached.
+        let least = u64::try_from(now.as_second()).unwrap_or_default();
+        let serial = if changed {
+            least.max(self.serial + 1)
+        } else {
+            self.serial
+        };
         Self {
-            serial: self.serial + u64::from(changed),
+            serial,
             admitted,
             denied,
         }
@@ -237,10 +254,10 @@ mod tests {
         let both = Register::default().next([cluster(1), node(2)].into(), at(0));
         assert_eq!((both.serial, both.denied.len()), (0, 0));
         let gone = both.next([].into(), at(100));
-        assert_eq!((gone.serial, gone.denied.len()), (1, 2));
+        assert_eq!((gone.serial, gone.denied.len()), (100, 2));
         assert_eq!(gone.next([].into(), at(200)), gone, "nothing new");
         let node_over = gone.next([].into(), at(100 + ADMIT_FILE_DELAY));
-        assert_eq!(node_over.serial, 2);
+        assert!(node_over.serial > gone.serial);
         assert!(node_over.denied.keys().eq([&cluster(1)]));
         let week = i64::try_from(LIFETIME.as_secs()).expect("fits");
         assert_eq!(gone.next([].into(), at(week)).denied.len(), 1);
@@ -254,6 +271,17 @@ mod tests {
             .next([].into(), at(1));
         let back = gone.next([cluster(1)].into(), at(2));
         assert_eq!((back.serial, back.denied.len()), (2, 0));
+    }
+
+    #[test]
+    fn a_register_that_was_lost_begins_above_what_it_had_reached() {
+        let kept = Register::default().next([cluster(1)].into(), at(50));
+        let at_the_same_second = kept
+            .next([].into(), at(60))
+            .next([cluster(1)].into(), at(60));
+        assert_eq!(at_the_same_second.serial, 61);
+        let lost = Register::default().next([cluster(2)].into(), at(70));
+        assert!(lost.next([].into(), at(80)).serial > at_the_same_second.serial);
     }
 
     #[test]

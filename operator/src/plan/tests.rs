@@ -255,10 +255,10 @@ fn a_deleted_peer_is_denied_at_every_relay_until_it_is_back() {
     let list = derp::pass::DenyList::parse(push.json.as_bytes()).expect("a list");
     assert!(list.clusters().contains(&secret(2).identity()));
     assert!(list.nodes().contains(&secret(2).identity().relay_key()));
-    assert_eq!((list.serial(), push.serial), (1, 1));
+    assert!(list.serial() > 0 && list.serial() == push.serial);
     assert_eq!(push.dial.to_string(), "https://10.96.0.7");
 
-    fixture.world.denied.insert(push.relay.clone(), 1);
+    fixture.world.denied.insert(push.relay.clone(), push.serial);
     assert!(fixture.settle().denylists.is_empty());
     fixture.world.denied.clear();
     assert_eq!(fixture.settle().denylists.len(), 1, "the relay began anew");
@@ -266,7 +266,7 @@ fn a_deleted_peer_is_denied_at_every_relay_until_it_is_back() {
     fixture.world.peers.push(peer);
     let back = fixture.settle();
     let list = derp::pass::DenyList::parse(back.denylists[0].json.as_bytes()).expect("a list");
-    assert!(list.clusters().is_empty() && list.serial() == 2);
+    assert!(list.clusters().is_empty() && list.serial() > push.serial);
 }
 
 #[test]

@@ -72,7 +72,7 @@ fn turned_away(
 ) -> Option<Finding> {
     let owner = identity.to_string();
     let own = peer.peer.spec.relays.iter();
-    let own = own.filter(|relay| relay.owner.as_ref() == Some(&owner));
+    let own = own.filter(|relay| relay.owner.as_ref().is_none_or(|one| *one == owner));
     let refusals = own.filter_map(|relay| {
         let url: RelayUrl = relay.url.parse().ok()?;
         ground.world.sync.relays.get(&url)?.refusal.as_ref()
