@@ -10,7 +10,7 @@ KEEP ?=
 help:      ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
-test:      ## everything: packages, format, lints, dependencies, docs, unit, property and lab tests
+test:      ## everything: packages, format, lints, dependencies, docs, unit, property, lab and cluster tests
 	@scripts/test.sh
 
 check:     ## format, lints, dependencies and docs only
