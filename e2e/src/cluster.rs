@@ -15,6 +15,7 @@
 
 mod cgroup;
 mod control;
+mod grounds;
 mod kit;
 mod kubectl;
 mod machine;
@@ -22,226 +23,41 @@ mod network;
 mod node;
 mod pki;
 mod server;
+mod several;
+mod spec;
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use ipnet::Ipv4Net;
 
-use crate::firewall::Firewall;
-use crate::lab::{Lab, Link};
+use crate::lab::Link;
 use crate::namespace::Namespace;
 use crate::process::log_complaints;
-use crate::profile::Profile;
-use crate::site::Masquerade;
 use control::Server;
+use grounds::{Grounds, manage};
 use machine::Machine;
 use network::Network;
 use node::Surroundings;
 use pki::Pki;
 
-pub use kit::{Kit, PODTOOL, cache_folder};
+pub use kit::{Kit, PODTOOL, cache_folder, missing_programs};
 pub use kubectl::Kubectl;
 pub use machine::init as machine_init;
 pub use node::Node;
 pub use server::ApiServer;
+pub use several::{Clusters, Milestone};
+pub use spec::{ClusterSpec, Proxy};
 
 pub(crate) use cgroup::{groups, remove as remove_groups};
 
 /// How long a cluster may take to come up.
 const PATIENCE: Duration = Duration::from_secs(180);
 const COREDNS: &str = include_str!("../kubernetes/coredns.yaml");
-
-/// How kube-proxy serves Services.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proxy {
-    /// With nftables.
-    Nftables,
-    /// With iptables over nftables.
-    Iptables,
-}
-
-impl Proxy {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Nftables => "nftables",
-            Self::Iptables => "iptables",
-        }
-    }
-}
-
-/// How a cluster is to be.
-#[derive(Clone, Debug)]
-pub struct ClusterSpec {
-    /// Its name, a DNS label of at most ten letters.
-    pub name: String,
-    /// The router's behaviour.
-    pub nat: Profile,
-    /// How many nodes. With [`Profile::Public`] no more than four.
-    pub nodes: u8,
-    /// What masquerades pod packets that leave the cluster.
-    pub masquerade: Masquerade,
-    /// Whether nodes drop what is forwarded and nobody accepts.
-    pub forward_drop: Option<Firewall>,
-    /// How Services are served.
-    pub proxy: Proxy,
-    /// The pods' range, a /16. Default: 10.(100 + n).0.0/16, n from 1 up in the lab.
-    pub pods: Option<Ipv4Net>,
-    /// The services' range. Default: 10.(200 + n).0.0/16.
-    pub services: Option<Ipv4Net>,
-    /// The LAN. Default: 192.168.(20 + n).0/24.
-    pub lan: Option<Ipv4Net>,
-}
-
-impl ClusterSpec {
-    /// One node behind a router, an nftables masquerade, kube-proxy with nftables.
-    pub fn new(name: &str, nat: Profile) -> Self {
-        Self {
-            name: name.to_owned(),
-            nat,
-            nodes: 1,
-            masquerade: Masquerade::Nft,
-            forward_drop: None,
-            proxy: Proxy::Nftables,
-            pods: None,
-            services: None,
-            lan: None,
-        }
-    }
-
-    /// The same with another number of nodes.
-    pub fn nodes(self, nodes: u8) -> Self {
-        Self { nodes, ..self }
-    }
-
-    /// The same with another masquerade.
-    pub fn masquerade(self, masquerade: Masquerade) -> Self {
-        Self { masquerade, ..self }
-    }
-
-    /// The same with another way to serve Services.
-    pub fn proxy(self, proxy: Proxy) -> Self {
-        Self { proxy, ..self }
-    }
-
-    /// The same with nodes that drop what is forwarded.
-    pub fn forward_drop(self, firewall: Firewall) -> Self {
-        Self {
-            forward_drop: Some(firewall),
-            ..self
-        }
-    }
-}
-
-/// What all machines of a lab share.
-#[derive(Clone, Debug)]
-struct Grounds {
-    prefix: String,
-    folder: PathBuf,
-    keep: bool,
-}
-
-impl Grounds {
-    fn of(lab: &Lab) -> Self {
-        Self {
-            prefix: lab.prefix().to_owned(),
-            folder: lab.folder().to_owned(),
-            keep: lab.is_kept(),
-        }
-    }
-
-    fn namespace(&self, name: &str) -> Result<Namespace> {
-        Namespace::create(&format!("{}{name}", self.prefix))
-    }
-
-    /// The control group of a machine.
-    fn group(&self, name: &str) -> String {
-        format!("{}/{name}", self.prefix.trim_end_matches('-'))
-    }
-}
-
-/// Clusters that are up. They go down with their lab, or when dropped.
-#[derive(Debug)]
-pub struct Clusters {
-    all: Vec<Cluster>,
-    driver: Namespace,
-    milestones: Vec<Milestone>,
-}
-
-/// When something was reached.
-#[derive(Clone, Debug)]
-pub struct Milestone {
-    /// The cluster's name.
-    pub cluster: String,
-    /// What.
-    pub what: &'static str,
-    /// Since the clusters began.
-    pub after: Duration,
-}
-
-impl Clusters {
-    /// Brings clusters up side by side, and returns when DNS is available in each.
-    pub fn up(lab: &mut Lab, specs: &[ClusterSpec]) -> Result<Self> {
-        let start = Instant::now();
-        let kit = Kit::find()?;
-        let grounds = Grounds::of(lab);
-        let driver = driver(&grounds)?;
-        let mut all = Vec::new();
-        for spec in specs {
-            let network = Network::create(lab, spec)?;
-            all.push(Cluster::prepare(&grounds, &kit, spec, network, &driver)?);
-        }
-        let milestones = thread::scope(|scope| {
-            let started: Vec<_> = all
-                .iter_mut()
-                .map(|cluster| scope.spawn(move || cluster.bring_up(start)))
-                .collect();
-            let ended = started.into_iter().map(|one| {
-                one.join()
-                    .unwrap_or_else(|cause| std::panic::resume_unwind(cause))
-            });
-            ended.collect::<Result<Vec<_>>>()
-        })?;
-        Ok(Self {
-            all,
-            driver,
-            milestones: milestones.concat(),
-        })
-    }
-
-    /// The clusters in the order of their specifications.
-    pub fn all(&self) -> &[Cluster] {
-        &self.all
-    }
-
-    /// A cluster, to be changed.
-    pub fn cluster(&mut self, name: &str) -> Result<&mut Cluster> {
-        let found = self.all.iter_mut().find(|cluster| cluster.name() == name);
-        found.with_context(|| format!("no cluster {name}"))
-    }
-
-    /// The only namespace from which every API server is reachable.
-    pub fn driver(&self) -> &Namespace {
-        &self.driver
-    }
-
-    /// What was reached when on the way up.
-    pub fn milestones(&self) -> &[Milestone] {
-        &self.milestones
-    }
-
-    /// Loads an image's archive on every node, also on those that are added later.
-    pub fn load(&mut self, archive: &Path) -> Result<()> {
-        self.all
-            .iter_mut()
-            .try_for_each(|cluster| cluster.load(archive))
-    }
-}
 
 /// A cluster. Its API server is reached through [`Kubectl`], which it stands for.
 #[derive(Debug)]
@@ -524,52 +340,4 @@ impl Cluster {
         }
         Ok(())
     }
-}
-
-/// The driver's namespace: a bridge that all control planes are on.
-fn driver(grounds: &Grounds) -> Result<Namespace> {
-    let ns = grounds.namespace("driver")?;
-    ns.ip(&[
-        "link add management type bridge",
-        "addr add 10.255.0.254/24 dev management",
-        "link set management up",
-    ])?;
-    Ok(ns)
-}
-
-fn manage(driver: &Namespace, control: &Namespace, link: Link, address: Ipv4Addr) -> Result<()> {
-    let port = link.port();
-    driver.ip(&[
-        &format!(
-            "link add {port} type veth peer name management netns {}",
-            control.name()
-        ),
-        &format!("link set {port} master management up"),
-    ])?;
-    control.ip(&[
-        &format!("addr add {address}/24 dev management"),
-        "link set management up",
-    ])
-}
-
-/// The programs of the system that clusters need and that are missing.
-pub fn missing_programs() -> Vec<&'static str> {
-    let found = |name: &str| {
-        let mut command = Command::new("sh");
-        command.args([
-            "-c",
-            "PATH=$PATH:/usr/sbin:/sbin command -v \"$1\"",
-            "sh",
-            name,
-        ]);
-        crate::exec::output(command).is_ok()
-    };
-    let mut missing: Vec<_> = ["containerd", "ctr", "runc"]
-        .into_iter()
-        .filter(|name| !found(name))
-        .collect();
-    if !Path::new("/usr/lib/cni/bridge").exists() {
-        missing.push("/usr/lib/cni/bridge");
-    }
-    missing
 }

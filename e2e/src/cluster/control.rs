@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use ipnet::Ipv4Net;
 
+use super::Kubectl;
+use super::grounds::Grounds;
 use super::kit::Kit;
 use super::machine::{MachineSpec, Step};
 use super::pki::Pki;
-use super::{Grounds, Kubectl};
 use crate::namespace::Namespace;
 use crate::site::nth;
 

@@ -210,3 +210,25 @@ fn version_flags() -> Result<String> {
     });
     Ok(flags.collect::<Vec<_>>().join(" "))
 }
+
+/// The programs of the system that clusters need and that are missing.
+pub fn missing_programs() -> Vec<&'static str> {
+    let found = |name: &str| {
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "PATH=$PATH:/usr/sbin:/sbin command -v \"$1\"",
+            "sh",
+            name,
+        ]);
+        exec::output(command).is_ok()
+    };
+    let mut missing: Vec<_> = ["containerd", "ctr", "runc"]
+        .into_iter()
+        .filter(|name| !found(name))
+        .collect();
+    if !Path::new("/usr/lib/cni/bridge").exists() {
+        missing.push("/usr/lib/cni/bridge");
+    }
+    missing
+}

@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use anyhow::{Result, ensure};
 use ipnet::Ipv4Net;
 
-use super::{ClusterSpec, Grounds};
+use super::ClusterSpec;
+use super::grounds::Grounds;
 use crate::firewall::Firewall;
 use crate::lab::{Lab, Link};
 use crate::namespace::Namespace;

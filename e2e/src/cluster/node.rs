@@ -9,11 +9,12 @@ use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 
+use super::ClusterSpec;
+use super::grounds::Grounds;
 use super::kit::{Kit, PAUSE};
 use super::machine::{Machine, MachineSpec, Step};
 use super::network::Network;
 use super::pki::Pki;
-use super::{ClusterSpec, Grounds};
 use crate::exec;
 use crate::namespace::Namespace;
 use crate::site::nth;

@@ -8,9 +8,10 @@ use anyhow::{Context, Result, ensure};
 use ipnet::Ipv4Net;
 
 use super::control::Server;
+use super::grounds::Grounds;
 use super::machine::Machine;
 use super::pki::Pki;
-use super::{Grounds, Kit, Kubectl};
+use super::{Kit, Kubectl};
 use crate::lab::Lab;
 use crate::namespace::Namespace;
 
