@@ -147,6 +147,8 @@ pub struct JoinOutcome {
 pub struct JoinAttempt {
     /// Checksum of the token.
     pub token: String,
+    /// Uid of the Secret that holds it: who puts a used token in once more has to be told so.
+    pub secret: String,
     /// What this cluster called itself.
     pub cluster_name: ClusterName,
     /// The ranges it named.

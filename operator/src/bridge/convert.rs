@@ -73,6 +73,7 @@ mod tests {
     fn attempt(token: &str) -> JoinAttempt {
         JoinAttempt {
             token: token.to_owned(),
+            secret: "uid".to_owned(),
             cluster_name: "tokyo".parse().expect("a name"),
             cidrs: vec![],
         }

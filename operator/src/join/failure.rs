@@ -56,12 +56,35 @@ impl From<&JoinError> for JoinFailure {
         };
         Self {
             code,
-            message: error.to_string(),
+            message: format!("{error}{}", advice(error)),
         }
     }
 }
 
-fn of_refusal(code: RefusedCode) -> JoinCode {
+/// What to do, where the error does not say it.
+fn advice(error: &JoinError) -> &'static str {
+    match error {
+        JoinError::RelayUnreachable { refusal: None, .. } => {
+            "; see that outbound TCP to it is allowed and that it runs; it is tried again"
+        }
+        JoinError::RelayUnreachable { .. } => "; if this lasts, ask for a new token",
+        JoinError::Refused(refused)
+            if matches!(refused.code, RefusedCode::Expired | RefusedCode::Used) =>
+        {
+            "; ask for a new token"
+        }
+        JoinError::Refused(_)
+        | JoinError::InviterUnreachable
+        | JoinError::WrongKey
+        | JoinError::Misbehaved
+        | JoinError::Ourselves
+        | JoinError::TooMuch
+        | JoinError::Setup(_) => "",
+    }
+}
+
+/// What a refusal means to a joiner, and what an inviter's Event calls it.
+pub(super) fn of_refusal(code: RefusedCode) -> JoinCode {
     match code {
         RefusedCode::Expired => JoinCode::Expired,
         RefusedCode::Used => JoinCode::Used,

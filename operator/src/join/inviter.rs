@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{Resource, ResourceExt};
 use sync::{JoinAnswer, MAX_PREFIXES, Refused, RefusedCode, Welcome};
 
+use super::failure::of_refusal;
 use super::private::is_private;
 use crate::action::{Action, Answer, Note, Redemption};
 use crate::plan::draft::{Draft, later};
@@ -267,7 +268,7 @@ impl Desk<'_> {
 
     fn note_refusal(&self, refusal: &Refused) -> Action {
         let note = format!("{} was refused: {refusal}", self.ask.cluster_name);
-        self.note("Refused", true, note)
+        self.note(of_refusal(refusal.code).reason(), true, note)
     }
 
     fn note(&self, reason: &'static str, warning: bool, note: String) -> Action {

@@ -55,7 +55,8 @@ pub(crate) fn plan_join(
     let sum = checksum(text.as_bytes());
     if annotation(secret, JOINED_TOKEN) == Some(&sum) {
         let peer = annotation(secret, JOINED).map_or("", String::as_str);
-        return Joining::said(true, "Joined", format!("the token has led to Peer {peer}"));
+        let is_there = peers.iter().any(|verdict| verdict.name == peer);
+        return Joining::said(true, "Joined", led_to(peer, is_there));
     }
     let token: Token = match text.parse() {
         Ok(token) => token,
@@ -112,7 +113,7 @@ impl Application<'_> {
             return Joining::said(ConditionStatus::Unknown, "Waiting", message);
         };
         let outcome = self.ground.world.join.as_ref();
-        match outcome.filter(|outcome| outcome.attempt.token == self.sum) {
+        match outcome.filter(|outcome| self.is_ours(&outcome.attempt)) {
             Some(JoinOutcome {
                 result: Ok(welcome),
                 ..
@@ -169,11 +170,7 @@ impl Application<'_> {
         let joining = match self.inviter_peer() {
             Some(peer) => {
                 self.use_up(&peer.name_any(), draft);
-                Joining::said(
-                    true,
-                    "Joined",
-                    format!("the token has led to Peer {}", peer.name_any()),
-                )
+                Joining::said(true, "Joined", led_to(&peer.name_any(), true))
             }
             None => match self.check(welcome) {
                 Ok(()) => {
@@ -274,9 +271,18 @@ impl Application<'_> {
         let cluster_name = self.ground.mesh.spec.cluster_name.parse().ok()?;
         (!cidrs.is_empty()).then(|| JoinAttempt {
             token: self.sum.clone(),
+            secret: self.secret_uid().to_owned(),
             cluster_name,
             cidrs: cidrs.iter().copied().take(MAX_PREFIXES).collect(),
         })
+    }
+
+    fn is_ours(&self, attempt: &JoinAttempt) -> bool {
+        attempt.token == self.sum && attempt.secret == self.secret_uid()
+    }
+
+    fn secret_uid(&self) -> &str {
+        self.secret.metadata.uid.as_deref().unwrap_or_default()
     }
 
     fn order(&self, attempt: JoinAttempt) -> JoinOrder {
@@ -295,6 +301,14 @@ impl Application<'_> {
         let mut peers = self.ground.world.peers.iter().map(Arc::as_ref);
         peers.find(|peer| peer.spec.identity.as_ref() == Some(&inviter))
     }
+}
+
+fn led_to(peer: &str, is_there: bool) -> String {
+    let gone = "; it has been deleted since, and a new link takes a new token";
+    format!(
+        "the token has led to Peer {peer}{}",
+        if is_there { "" } else { gone }
+    )
 }
 
 fn annotation<'a>(secret: &'a Secret, key: &str) -> Option<&'a String> {

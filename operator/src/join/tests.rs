@@ -183,7 +183,10 @@ fn refusals_say_what_is_wrong() {
         panic!("people are told: {actions:?}");
     };
     assert!(note.warning && note.note.contains("Peer tokyo"), "{note:?}");
-    assert_eq!(note.about.kind.as_deref(), Some("Invite"));
+    assert_eq!(
+        (note.about.kind.as_deref(), note.reason),
+        (Some("Invite"), "Overlap")
+    );
     fixture.pass_seconds(901);
     assert_eq!(code(&fixture, &good).0, RefusedCode::Expired);
 }
@@ -311,6 +314,51 @@ fn a_token_leads_to_a_peer_and_is_not_used_again() {
             .pass
             .is_some()
     );
+}
+
+#[test]
+fn a_used_token_that_is_put_in_again_is_asked_for_again() {
+    let mut fixture = joining();
+    let welcome = berlin("10.1.0.0/16", &fixture);
+    outcome(&mut fixture, Ok(welcome), 0);
+    fixture.settle();
+    fixture.world.peers.clear();
+    fixture.settle();
+    assert!(
+        find::<Peer>(&fixture.world.peers, "berlin").is_none(),
+        "what a person has deleted stays away"
+    );
+    let status = fixture.mesh_status();
+    let said = api::find_condition(&status.conditions, "Joined").expect("said");
+    assert!(said.message.contains("a new token"), "{}", said.message);
+
+    let put_in = fixture.world.owned.secrets.iter_mut();
+    let mut put_in = put_in.filter(|one| one.metadata.name.as_deref() == Some(JOIN_SECRET));
+    let secret = Arc::make_mut(put_in.next().expect("the Secret"));
+    secret.metadata.uid = Some("k".to_owned());
+    secret.metadata.annotations = None;
+    assert!(order(&mut fixture).is_some(), "the inviter has to say it");
+    assert!(find::<Peer>(&fixture.world.peers, "berlin").is_none());
+}
+
+#[test]
+fn a_failure_says_what_to_do() {
+    let url: derp::RelayUrl = "http://192.0.2.1:80".parse().expect("a URL");
+    let unreachable = |refusal| sync::JoinError::RelayUnreachable {
+        url: url.clone(),
+        problem: "no answer".to_owned(),
+        refusal,
+    };
+    let refused = |code| sync::JoinError::Refused(sync::Refused::new(code, ""));
+    for (error, word) in [
+        (unreachable(None), "outbound TCP"),
+        (unreachable(Some(derp::Refusal::PassExpired)), "a new token"),
+        (refused(RefusedCode::Used), "a new token"),
+        (refused(RefusedCode::Expired), "a new token"),
+    ] {
+        let failure = JoinFailure::from(&error);
+        assert!(failure.message.contains(word), "{}", failure.message);
+    }
 }
 
 #[test]

@@ -9,18 +9,18 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use api::{Finding, Invite, InviteStatus, conditions};
+use api::{Finding, Invite, InviteStatus, conditions, find_condition};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use sync::{ClusterIdentity, Token};
 
 use super::draft::{Draft, by_age, find, later};
 use super::ground::Ground;
 use super::names::{self, INVITE};
 use super::relays::Site;
-use crate::action::{Action, Kind, StatusOf};
+use crate::action::{Action, Kind, Note, StatusOf};
 use crate::world::World;
 
 /// Invites that are heard at once.
@@ -50,6 +50,7 @@ pub(crate) fn write(ground: Ground<'_>, sites: &[Site], draft: &mut Draft) {
             State::Open(until) => open(ground, sites, invite, until, &mut made, draft),
             closed @ (State::Used | State::Expired | State::BadTtl) => {
                 close(ground.world, invite, draft);
+                tell_end(invite, closed, draft);
                 with_finding(invite, base(invite), &said(closed), ground.now)
             }
         };
@@ -185,6 +186,23 @@ fn with_finding(
 fn close(world: &World, invite: &Invite, draft: &mut Draft) {
     if let Some(secret) = find::<Secret>(&world.owned.secrets, &secret_name(invite)) {
         draft.delete(Kind::Secret, secret);
+    }
+}
+
+/// A joiner sees by itself that its token has expired, and asks nobody; so whoever has invited hears of it from here.
+fn tell_end(invite: &Invite, state: State, draft: &mut Draft) {
+    let said = said(state);
+    let before = invite.status.as_ref();
+    let before = before.and_then(|status| find_condition(&status.conditions, said.kind));
+    let is_known = before.is_some_and(|before| before.reason == said.reason);
+    if state == State::Expired && !is_known {
+        draft.push(Action::Event(Note {
+            about: invite.object_ref(&()),
+            warning: false,
+            reason: said.reason,
+            action: "Expire",
+            note: said.message,
+        }));
     }
 }
 

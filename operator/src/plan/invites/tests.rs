@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
 use sync::{Audience, Token};
 
+use crate::action::Action;
 use crate::plan::draft::find;
 use crate::plan::fixture::{Fixture, condition, secret};
 use crate::plan::plan;
@@ -70,8 +71,27 @@ fn an_invite_ends_and_whoever_comes_too_late_is_told_so_for_a_while() {
     let wake = fixture.settle().wake_after.expect("another look");
     assert!(wake.as_secs() <= 900);
     fixture.pass_seconds(900);
+    let events = |fixture: &Fixture| {
+        let actions = plan(&fixture.world).actions.into_iter();
+        let notes = actions.filter_map(|action| match action {
+            Action::Event(note) => Some((note.about.kind, note.reason)),
+            Action::Apply(_)
+            | Action::Create(_)
+            | Action::Certify(_)
+            | Action::ApplyStatus(_)
+            | Action::Redeem(_)
+            | Action::Delete(_) => None,
+        });
+        notes.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        events(&fixture),
+        [(Some("Invite".to_owned()), "Expired")],
+        "whoever has invited is told"
+    );
     let heard = fixture.settle().sync.expect("conversations").invites;
     is(&fixture, "False", "Expired");
+    assert!(events(&fixture).is_empty(), "once");
     assert!(find::<Secret>(&fixture.world.owned.secrets, SECRET).is_none());
     assert_eq!(heard.len(), 1);
     fixture.pass_seconds(600);
