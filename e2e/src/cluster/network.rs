@@ -64,7 +64,8 @@ impl Network {
         self.router.ip(&[
             &format!("addr add {wan}/29 dev wan"),
             &format!("route add default via {}", self.link.core()),
-            "link add lan type bridge",
+            // Given, and not that of a port: a node that goes must not change the router's address for the others.
+            "link add lan address 02:00:00:00:00:01 type bridge",
             &format!("addr add {} dev lan", self.with_prefix(ROUTER)?),
             "link set lan up",
         ])?;
