@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::output::Terminal;
+use crate::output::{Format, Terminal};
 use crate::{identity, invite, output, peers, ping, status};
 
 const EXAMPLES: &str = "\
@@ -78,7 +78,7 @@ enum Command {
     /// Print the identity of this cluster: what the Peer for it in another cluster names.
     Identity,
     /// Show the peers: whether they are ready, by which path, how far away.
-    Peers,
+    Peers(PeersArgs),
     /// Show everything: mesh, relays, peers, nodes, and per pair of nodes the path and why it is not direct.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
@@ -110,12 +110,20 @@ pub(crate) struct InviteArgs {
     pub(crate) timeout: u64,
 }
 
+/// What `peers` needs.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub(crate) struct PeersArgs {
+    /// As a table for people, or as JSON: the list that `status` has under `peers`.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: Format,
+}
+
 /// What `status` needs.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct StatusArgs {
     /// As tables for people, or as JSON.
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
-    pub(crate) output: status::Format,
+    pub(crate) output: Format,
 }
 
 /// What `ping` needs.
@@ -162,7 +170,7 @@ impl Command {
         match self {
             Self::Invite(args) => invite::run(connection, args, terminal).await,
             Self::Identity => identity::run(connection).await,
-            Self::Peers => peers::run(connection, terminal).await,
+            Self::Peers(args) => peers::run(connection, args, terminal).await,
             Self::Status(args) => status::run(connection, args, terminal).await,
             Self::Ping(args) => ping::run(connection, args, terminal).await,
         }
@@ -195,6 +203,7 @@ mod tests {
             &["ping", "Not/A_Pod"],
             &["ping", "10.2.0.5", "--count", "0"],
             &["status", "-o", "yaml"],
+            &["peers", "-o", "wide"],
             &["nothing"],
         ] {
             assert_eq!(parse(line).expect_err("refused"), 2, "{line:?}");

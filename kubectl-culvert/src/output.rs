@@ -3,6 +3,17 @@
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::Context;
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// How a result is printed.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Tables for people.
+    Text,
+    /// One JSON document.
+    Json,
+}
 
 /// How to print on the two outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +91,11 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write to stdout"),
     }
+}
+
+/// Prints a result as a JSON document.
+pub(crate) fn print_json(document: &impl Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(document)?))
 }
 
 /// Prints a line for people, to stderr.

@@ -6,15 +6,23 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
-use crate::args::ConnectionArgs;
+use crate::args::{ConnectionArgs, PeersArgs};
 use crate::cluster::{Cluster, explain};
-use crate::output::{self, Terminal};
+use crate::output::{self, Format, Terminal};
+use crate::status::report;
 use crate::table::{Cell, Table, Tone};
 
 /// Prints the peers.
-pub(crate) async fn run(connection: &ConnectionArgs, terminal: Terminal) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    connection: &ConnectionArgs,
+    args: &PeersArgs,
+    terminal: Terminal,
+) -> anyhow::Result<()> {
     let cluster = Cluster::connect(connection).await?;
     let peers = list(&cluster).await?;
+    if args.output == Format::Json {
+        return output::print_json(&report::peers(&peers));
+    }
     if peers.is_empty() {
         output::hint("No peers yet. Invite one: kubectl culvert invite --output FILE");
         return Ok(());

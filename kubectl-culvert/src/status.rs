@@ -1,27 +1,17 @@
 //! `kubectl culvert status`.
 
-mod report;
+pub(crate) mod report;
 mod text;
 
 use api::{Mesh, MeshNode, Peer};
-use clap::ValueEnum;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use crate::args::{ConnectionArgs, StatusArgs};
 use crate::cluster::{Cluster, explain};
 use crate::identity::mesh;
-use crate::output::{self, Terminal};
+use crate::output::{self, Format, Terminal};
 use crate::peers;
-
-/// How the status is printed.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
-    /// Tables for people.
-    Text,
-    /// One JSON document.
-    Json,
-}
 
 /// What there is in the cluster.
 #[derive(Debug)]
@@ -43,14 +33,10 @@ pub(crate) async fn run(
         peers: peers::list(&cluster).await?,
         nodes: nodes(&cluster).await?,
     };
-    let text = match args.output {
-        Format::Text => text::text(&found, terminal.colours),
-        Format::Json => format!(
-            "{}\n",
-            serde_json::to_string_pretty(&report::report(&found))?
-        ),
-    };
-    output::print(&text)
+    match args.output {
+        Format::Text => output::print(&text::text(&found, terminal.colours)),
+        Format::Json => output::print_json(&report::report(&found)),
+    }
 }
 
 async fn nodes(cluster: &Cluster) -> anyhow::Result<Vec<MeshNode>> {

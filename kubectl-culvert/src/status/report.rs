@@ -43,9 +43,10 @@ struct MeshReport {
     pod_cidrs: Vec<String>,
 }
 
+/// A Peer.
 #[derive(Serialize, Debug)]
 #[serde(rename_all = "camelCase")]
-struct PeerReport {
+pub(crate) struct PeerReport {
     name: String,
     cluster_name: Option<String>,
     ready: Readiness,
@@ -114,11 +115,16 @@ pub(super) fn report(found: &Found) -> Report {
             pod_cidrs: status.ranges.unwrap_or_default().pod_cidrs,
         },
         relays: status.relays,
-        peers: found.peers.iter().map(peer).collect(),
+        peers: peers(&found.peers),
         nodes: found.nodes.iter().map(node).collect(),
         paths: paths(found),
         idle: idle(found),
     }
+}
+
+/// The Peers.
+pub(crate) fn peers(found: &[Peer]) -> Vec<PeerReport> {
+    found.iter().map(peer).collect()
 }
 
 /// What the NAT of a node is called.
