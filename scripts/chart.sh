@@ -99,7 +99,8 @@ refuses "an old Kubernetes" "1.30" --set mesh.clusterName=a --kube-version 1.30.
 if [ -n "$server" ]; then
   kubectl=${CULVERT_KUBECTL:-$(tool kubectl)}
   [ -n "$kubectl" ] || fail "there is no kubectl: set CULVERT_KUBECTL to one"
-  check() { "$kubectl" create --dry-run=server --validate=strict --filename "$1" >/dev/null || fail "the API server refuses $2"; }
+  create() { "$kubectl" create --dry-run=server --validate=strict --filename "$1" >/dev/null; }
+  check() { create "$1" || fail "the API server refuses $2"; }
   "$kubectl" apply --server-side --force-conflicts --filename crds >/dev/null
   "$kubectl" wait --for=condition=Established --timeout=60s --filename crds >/dev/null
   "$kubectl" get namespace culvert >/dev/null 2>&1 || "$kubectl" create namespace culvert >/dev/null
@@ -107,6 +108,9 @@ if [ -n "$server" ]; then
     render --set crds.enabled=false,mesh.clusterName=berlin --set "$values" >"$scratch/rendered.yaml"
     check "$scratch/rendered.yaml" "the chart with '$values'"
   done
+  sed 's/hostNetwork: true/hostNetwrok: true/' "$scratch/rendered.yaml" >"$scratch/misspelt.yaml"
+  if create "$scratch/misspelt.yaml" 2>"$scratch/err"; then fail "the API server accepts a misspelt field"; fi
+  grep -qF 'unknown field "spec.template.spec.hostNetwrok"' "$scratch/err" || fail "a misspelt field: $(cat "$scratch/err")"
   sed -n '/^  daemonset.json: |$/,/^---$/p' "$scratch/rendered.yaml" | sed '1d;$d' >"$scratch/daemonset.json"
   check "$scratch/daemonset.json" "the DaemonSet that cleans up"
   while read -r example; do check "$example" "$example"; done < <(find examples -name '*.yaml')
