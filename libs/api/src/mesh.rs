@@ -77,19 +77,19 @@ pub struct MeshSpec {
     /// Relays of the mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relays: Option<Relays>,
-    /// How hard to try for direct paths.
+    /// How hard to try for direct paths. Read and checked; without effect in this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traversal: Option<Traversal>,
 }
 
-/// How hard to try for direct paths.
+/// How hard to try for direct paths. Without effect in this version, which neither asks for ports nor guesses any.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Traversal {
-    /// Whether to ask the gateway to map a port (PCP, NAT-PMP, UPnP). Default: Enabled.
+    /// Whether to ask the gateway to map a port (PCP, NAT-PMP, UPnP). Default: Enabled. Without effect in this version.
     #[serde(default)]
     pub port_mapping: PortMapping,
-    /// Whether to guess ports of a hard NAT, and how fast. Default: Polite.
+    /// Whether to guess ports of a hard NAT, and how fast. Default: Polite. Without effect in this version.
     #[serde(default)]
     pub port_guessing: PortGuessing,
 }

@@ -117,7 +117,7 @@ pub struct PeerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 4_294_967_295_i64))]
     pub rtt_micros: Option<i64>,
-    /// The same, for people.
+    /// The same in milliseconds, for people: `4.1ms`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub rtt: Option<String>,

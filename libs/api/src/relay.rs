@@ -42,11 +42,13 @@ pub struct ExternalRelay {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 300), regex(pattern = RELAY_URL))]
     pub dial: Option<String>,
-    /// Identity of the cluster that owns the relay and lets us use it. Default: in a Mesh this cluster, in a Peer that peer.
+    /// Identity of the cluster that owns the relay and lets us use it: the relay has it as a `cluster:` line in its admit
+    /// file. Default: in a Mesh this cluster, in a Peer that peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 52), regex(pattern = CLUSTER))]
     pub owner: Option<String>,
-    /// Pass to show to the relay. On Kubernetes the operator fills it in for every node.
+    /// Pass to show to the relay. Not needed where the relay's admit file names this node's key, or the relay admits anybody.
+    /// On Kubernetes the operator fills it in for every node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048), regex(pattern = PASS))]
     pub pass: Option<String>,
@@ -138,7 +140,8 @@ pub struct RelayTls {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253), regex(pattern = NAME))]
     pub secret_name: Option<String>,
-    /// ClusterIssuer of cert-manager.
+    /// ClusterIssuer of cert-manager to ask, through an annotation of the Ingress. With another exposure nobody is asked: make a
+    /// Certificate for `secretName`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253), regex(pattern = NAME))]
     pub issuer: Option<String>,
@@ -161,7 +164,7 @@ pub enum TlsKind {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RelayFound {
-    /// Name of a managed relay, `external-N` for the others.
+    /// Name of a managed relay; `external-N` for those in the Mesh, `peer-NAME-N` for those in the Peer NAME, N from 0 up.
     #[schemars(length(max = 63))]
     pub name: String,
     /// How others reach it; absent while it is not known.
@@ -186,7 +189,7 @@ pub struct RelayFound {
     /// Whether a peer has been heard over it; absent while no peer has tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outside: Option<bool>,
-    /// Why not, or what is missing.
+    /// Why the operator is not connected, or what is missing for the relay to be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub problem: Option<String>,
@@ -204,7 +207,8 @@ pub struct ClusterRanges {
     #[serde(default, rename = "serviceCIDRs")]
     #[schemars(length(max = 64), inner(length(max = 49), regex(pattern = CIDR)))]
     pub service_cidrs: Vec<String>,
-    /// Where the ranges of pods come from: `Spec`, `Nodes`, or the kind of a network plugin's object.
+    /// Where the ranges of pods come from: `Spec` (the Mesh), `Nodes` (their `spec.podCIDRs`), `IPPool` (Calico),
+    /// `cilium-config`, `kube-flannel-cfg` or `kubeadm-config` (ConfigMaps); empty: nowhere.
     #[serde(default)]
     #[schemars(length(max = 63))]
     pub source: String,

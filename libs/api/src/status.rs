@@ -234,7 +234,7 @@ pub enum Reason {
     PeerUnreachable,
     /// No relay can be reached.
     RelayUnreachable,
-    /// The relay does not admit this node's key.
+    /// The relay does not admit this node's key: neither a pass nor its admit file does.
     NotAdmitted,
     /// Only guessing ports could help, and the Mesh forbids it.
     GuessingDisabled,
@@ -283,7 +283,7 @@ impl Reason {
                 "no relay can be reached; check the URLs in the Mesh and that TCP to them is allowed"
             }
             Self::NotAdmitted => {
-                "the relay refuses this node's key; add it to the relay's admit file"
+                "the relay refuses this node's key; it needs a pass of a cluster that owns the relay, or a line in its admit file"
             }
             Self::GuessingDisabled => {
                 "set traversal.portGuessing to Polite or Fast in the Mesh to let ports be guessed"
