@@ -194,6 +194,7 @@ impl Pair {
             self.traffic.any = now;
             self.wake(now);
         }
+        self.relay.probe_soon(now);
         self.exchange.announce(now);
         self.drive(now);
     }
@@ -226,7 +227,7 @@ impl Pair {
         (self.relay.up, self.relay.rtt) = (up, rtt.or(self.relay.rtt));
         if came {
             self.relay.trust();
-            self.relay.next_probe = Some(now);
+            self.relay.probe_soon(now);
             self.exchange.announce(now);
             self.try_again(now);
         }
@@ -240,7 +241,7 @@ impl Pair {
         if began && self.traffic.asleep {
             self.wake(now);
         } else if began {
-            self.relay.next_probe = Some(now);
+            self.relay.probe_soon(now);
             self.direct.iter_mut().for_each(Liveness::hurry);
         }
         self.drive(now);
@@ -255,6 +256,9 @@ impl Pair {
     pub fn handle_unreachable(&mut self, now: Instant, unreachable: bool) {
         if self.relay.peer_missing && !unreachable {
             self.try_again(now);
+        }
+        if !unreachable {
+            self.relay.probe_soon(now);
         }
         self.relay.peer_missing = unreachable;
         self.drive(now);
@@ -390,7 +394,7 @@ impl Pair {
         (self.ladder, self.probes, self.last) = (Ladder::default(), Probes::default(), None);
         self.exchange.announce(now);
         // The answer to a probe that is under way means nothing any more.
-        self.relay.next_probe = Some(now);
+        self.relay.probe_soon(now);
         if self.relay.up {
             self.use_relay(now);
         }
@@ -422,7 +426,9 @@ impl Pair {
         };
         self.outbox
             .push(now, via, None, Control::ProbeReply { id, observed });
-        let Path::Direct(address) = via else { return };
+        let Path::Direct(address) = via else {
+            return self.relay.probed(now);
+        };
         if self.may_use(address) && self.probes.heard(now, address) && !self.traffic.asleep {
             self.probe(now, via, None);
         }
@@ -447,6 +453,7 @@ impl Pair {
         self.proven = Some(now);
         match (via, &mut self.direct) {
             (Path::Relay, _) => {
+                self.relay.answered(now);
                 let old = self.relay.measured;
                 self.relay.measured =
                     Some(old.map_or(answered.rtt, |old| (old * 3 + answered.rtt) / 4));
@@ -471,7 +478,7 @@ impl Pair {
 
     fn wake(&mut self, now: Instant) {
         (self.traffic.asleep, self.since) = (false, now);
-        self.relay.next_probe = Some(now);
+        self.relay.probe_soon(now);
         self.exchange.offer(now, &self.local, true);
         self.try_again(now);
     }

@@ -230,6 +230,26 @@ async fn a_relay_that_falls_silent_is_left() {
 }
 
 #[tokio::test]
+async fn a_dial_that_is_swallowed_is_followed_by_another_soon() {
+    let server = relay().await;
+    let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let began = Instant::now();
+    let mut one = start_at(front.local_addr().unwrap(), 1);
+    let (_swallowed, _) = front.accept().await.unwrap();
+    let (mut outside, _) = timeout(PATIENCE, front.accept()).await.unwrap().unwrap();
+    let mut inside = TcpStream::connect(server.address()).await.unwrap();
+    let pump = tokio::io::copy_bidirectional(&mut outside, &mut inside);
+    let error = one.expect_disconnected().await;
+    assert!(error.contains("3 s"), "{error}");
+    tokio::select! {
+        _ = pump => panic!("closed"),
+        () = one.expect_connected() => {}
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test]
 async fn a_check_finds_a_dead_connection_soon() {
     let server = relay().await;
     let front = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -19,8 +19,11 @@ use crate::handshake::OpenError;
 use crate::key::{NoRandomness, NodeKey};
 use crate::url::RelayUrl;
 
-/// For everything from the name lookup to ServerInfo.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// For everything from the name lookup to ServerInfo, in the first dial; the next ones that get no answer have twice as
+/// long each, up to [`LONGEST_DIAL`]. What swallowed the connection before may swallow the next dial too, and be well again
+/// a moment later; a relay that is far away, or whose name takes long, is reached all the same.
+const FIRST_DIAL: Duration = Duration::from_secs(3);
+const LONGEST_DIAL: Duration = Duration::from_secs(10);
 /// How much later each further address is tried.
 const STAGGER: Duration = Duration::from_millis(250);
 const MAX_ADDRESSES: usize = 8;
@@ -46,8 +49,8 @@ enum Manner {
 /// Why a dial failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialError {
-    #[error("no connection within 10 s")]
-    Timeout,
+    #[error("no connection within {} s", .patience.as_secs())]
+    Timeout { patience: Duration },
     #[error("given up for a new attempt")]
     Abandoned,
     #[error("the name cannot be resolved: {0}")]
@@ -91,6 +94,7 @@ pub(super) struct Dialer {
     us: Greeting,
     tls: Option<Result<Arc<ClientConfig>, TlsSetupError>>,
     manner: Manner,
+    patience: Duration,
 }
 
 impl Dialer {
@@ -108,12 +112,14 @@ impl Dialer {
             },
             tls,
             manner: Manner::Fast,
+            patience: FIRST_DIAL,
         }
     }
 
     /// Shows this pass in one attempt, or two where the first is answered by something that does not know DERP.
     pub(super) async fn dial(&mut self, pass: Option<String>) -> Result<Connection, DialError> {
         self.us.pass = pass;
+        let patience = self.patience;
         let attempt = async {
             let first = self.attempt().await;
             match first {
@@ -124,13 +130,22 @@ impl Dialer {
                 other => other,
             }
         };
-        let result = tokio::time::timeout(DIAL_TIMEOUT, attempt)
+        let result = tokio::time::timeout(patience, attempt)
             .await
-            .unwrap_or(Err(DialError::Timeout));
-        if let Err(error) = &result {
+            .unwrap_or(Err(DialError::Timeout { patience }));
+        self.learn(result.as_ref().err());
+        result
+    }
+
+    /// What the end of a dial says about the next one.
+    fn learn(&mut self, error: Option<&DialError>) {
+        self.patience = match error {
+            Some(DialError::Timeout { patience }) => (*patience * 2).min(LONGEST_DIAL),
+            Some(_) | None => FIRST_DIAL,
+        };
+        if let Some(error) = error {
             self.manner = self.manner.after(error);
         }
-        result
     }
 
     async fn attempt(&self) -> Result<Connection, DialError> {
@@ -177,7 +192,7 @@ impl Manner {
             | DialError::Open(_)
             | DialError::Unexpected { .. }
             | DialError::Closed => self.other(),
-            DialError::Timeout
+            DialError::Timeout { .. }
             | DialError::Abandoned
             | DialError::Resolve(_)
             | DialError::NoAddress
@@ -274,8 +289,26 @@ mod tests {
         );
         assert_eq!(Manner::Fast.after(&DialError::Closed), Manner::Plain);
         assert_eq!(
-            Manner::WebSocket.after(&DialError::Timeout),
+            Manner::WebSocket.after(&DialError::Abandoned),
             Manner::WebSocket
+        );
+    }
+
+    #[test]
+    fn dials_without_an_answer_get_longer_and_an_answer_makes_them_short_again() {
+        let secret = crate::key::NodeSecret::from_bytes([1; 32]);
+        let mut dialer = Dialer::new(&Config::new("http://192.0.2.1".parse().unwrap(), secret));
+        let mut spent = Vec::new();
+        for _ in 0..4 {
+            let patience = dialer.patience;
+            spent.push(patience.as_secs());
+            dialer.learn(Some(&DialError::Timeout { patience }));
+        }
+        assert_eq!(spent, [3, 6, 10, 10]);
+        dialer.learn(Some(&DialError::Closed));
+        assert_eq!(
+            (dialer.patience, dialer.manner),
+            (FIRST_DIAL, Manner::Plain)
         );
     }
 }

@@ -22,6 +22,7 @@ impl Pair {
         self.begin_attempt(now);
         self.climb(now);
         self.probe_relay(now);
+        self.miss_probes(now);
     }
 
     /// When something is due next.
@@ -39,6 +40,7 @@ impl Pair {
             self.retry.due(),
             self.ladder.due(),
             self.relay_probe_due(),
+            self.missed_probe_due(),
         ];
         times.into_iter().flatten().min()
     }

@@ -26,6 +26,8 @@ pub(super) struct Relay {
     pub(super) doubted: bool,
     /// When anything of the peer came through the relay last.
     pub(super) heard: Option<Instant>,
+    /// While the pair sleeps: when the next probe of the peer should have come, if it goes on probing.
+    expected: Option<Instant>,
     pub(super) refused: bool,
     pub(super) peer_missing: bool,
 }
@@ -34,6 +36,21 @@ impl Relay {
     /// There is no silence.
     pub(super) fn trust(&mut self) {
         (self.unanswered, self.doubted) = (None, false);
+    }
+
+    /// Whether something new leads to the peer is to be known at once.
+    pub(super) fn probe_soon(&mut self, now: Instant) {
+        self.next_probe = Some(now);
+    }
+
+    /// A probe of ours was answered: that says it for a while. Anything else that comes through only ends a silence.
+    pub(super) fn answered(&mut self, now: Instant) {
+        self.next_probe = Some(now + RELAY_PROBE);
+    }
+
+    /// A probe of the peer arrived. One that goes on probing is to be heard again within this time.
+    pub(super) fn probed(&mut self, now: Instant) {
+        self.expected = Some(now + RELAY_PROBE + RELAY_DOUBT);
     }
 }
 
@@ -44,10 +61,7 @@ impl Pair {
             return;
         }
         self.relay.heard = Some(now);
-        if self.relay.unanswered.is_some() {
-            self.relay.trust();
-            self.relay.next_probe = Some(now + RELAY_PROBE);
-        }
+        self.relay.trust();
     }
 
     /// Data leaves and nothing comes back: a relay that died without a word would not be noticed for long.
@@ -70,6 +84,23 @@ impl Pair {
         }
     }
 
+    /// A pair that sleeps probes nothing, and would hear nothing through a relay that died without a word, while the
+    /// peer probes and probes.
+    pub(super) fn miss_probes(&mut self, now: Instant) {
+        let missed = self.missed_probe_due().is_some_and(|due| now >= due);
+        if missed || !self.relay.up || !self.traffic.asleep {
+            self.relay.expected = None;
+        }
+        if missed {
+            self.events.push_back(PairEvent::DoubtRelay);
+        }
+    }
+
+    pub(super) fn missed_probe_due(&self) -> Option<Instant> {
+        let sleeps = self.relay.up && self.traffic.asleep;
+        self.relay.expected.filter(|_| sleeps)
+    }
+
     pub(super) fn relay_probe_due(&self) -> Option<Instant> {
         self.relay
             .next_probe
@@ -85,5 +116,117 @@ impl Pair {
     /// Through the relay to the peer and back.
     pub(super) fn relay_rtt(&self) -> Option<Duration> {
         self.relay.measured.or(self.relay.rtt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Local;
+    use crate::control::Control;
+    use crate::sim::Random;
+
+    /// A pair with a session on a relay, whose first probe has left at the returned time.
+    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere")]
+    fn pair() -> (Pair, Instant) {
+        let now = Instant::now();
+        let mut pair = Pair::new(now, Box::new(Random(5)), Local::default());
+        pair.handle_relay(now, true, None);
+        pair.handle_session(now);
+        assert!(probe(&mut pair).is_some());
+        (pair, now)
+    }
+
+    /// The last probe to be sent.
+    fn probe(pair: &mut Pair) -> Option<u64> {
+        let transmits = std::iter::from_fn(|| pair.poll_transmit());
+        let probes = transmits.filter_map(|transmit| {
+            if let Control::Probe { id } = transmit.message {
+                return Some(id);
+            }
+            None
+        });
+        probes.last()
+    }
+
+    fn answer(pair: &mut Pair, now: Instant, id: u64) {
+        let observed = ([0, 0, 0, 0], 0).into();
+        pair.handle_control(now, Path::Relay, Control::ProbeReply { id, observed });
+    }
+
+    /// When the next probe leaves, at or after `from`.
+    fn next(pair: &mut Pair, from: Instant) -> Instant {
+        let steps = (0..2_000).map(|step| from + Duration::from_millis(10) * step);
+        let mut sent = steps.filter(|&now| {
+            pair.handle_timeout(now);
+            probe(pair).is_some()
+        });
+        sent.next().expect("a probe")
+    }
+
+    #[test]
+    fn only_an_answer_puts_the_next_probe_off() {
+        let (mut pair, start) = pair();
+        let heard = start + Duration::from_secs(1);
+        pair.handle_authenticated(heard, Path::Relay);
+        assert_eq!(next(&mut pair, heard), start + RELAY_DOUBT);
+        let (mut pair, start) = self::pair();
+        pair.relay.probe_soon(start);
+        pair.handle_timeout(start);
+        let id = probe(&mut pair).expect("due");
+        answer(&mut pair, start, id);
+        assert_eq!(pair.status(start).proven, Some(start));
+        assert_eq!(next(&mut pair, start), start + RELAY_PROBE);
+    }
+
+    #[test]
+    fn whatever_is_new_is_probed_at_once() {
+        type News = fn(&mut Pair, Instant);
+        let news: [(&str, News); 3] = [
+            ("keys", |pair, now| pair.handle_session(now)),
+            ("peer", |pair, now| pair.handle_unreachable(now, false)),
+            ("relay", |pair, now| {
+                pair.handle_relay(now, false, None);
+                pair.handle_relay(now, true, None);
+            }),
+        ];
+        for (name, happens) in news {
+            let (mut pair, start) = pair();
+            let now = start + RELAY_DOUBT / 2;
+            happens(&mut pair, now);
+            assert_eq!(next(&mut pair, now), now, "{name}");
+        }
+    }
+
+    /// How often the relay is doubted within a minute.
+    fn doubts(pair: &mut Pair, from: Instant) -> usize {
+        let mut doubts = 0;
+        for tenth in 0..600 {
+            pair.handle_timeout(from + Duration::from_millis(100) * tenth);
+            while pair.poll_transmit().is_some() {}
+            doubts += std::iter::from_fn(|| pair.poll_event())
+                .filter(|event| *event == PairEvent::DoubtRelay)
+                .count();
+        }
+        doubts
+    }
+
+    #[test]
+    fn a_sleeper_that_is_probed_no_more_doubts_its_relay_once() {
+        let (mut pair, start) = pair();
+        let asleep = start + crate::pair::SLEEP;
+        assert_eq!(doubts(&mut pair, asleep), 0);
+        let mut now = asleep;
+        for _ in 0..5 {
+            now += RELAY_PROBE;
+            pair.handle_control(now, Path::Relay, Control::Probe { id: 1 });
+            assert_eq!(pair.poll_event(), None);
+        }
+        assert!(!pair.is_active(now));
+        assert_eq!(pair.poll_timeout(), Some(now + RELAY_PROBE + RELAY_DOUBT));
+        assert_eq!(doubts(&mut pair, now), 1);
+        pair.handle_control(now, Path::Relay, Control::Probe { id: 1 });
+        pair.handle_relay(now, false, None);
+        assert_eq!(doubts(&mut pair, now), 0, "there is none to doubt");
     }
 }

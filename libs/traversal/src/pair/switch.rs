@@ -106,7 +106,7 @@ impl Pair {
         self.cancel_hold();
         if self.direct.take().is_some() {
             self.since = now;
-            self.relay.next_probe = Some(now);
+            self.relay.probe_soon(now);
             self.events.push_back(PairEvent::Use(Path::Relay));
         }
     }
