@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 scripts/clusters.sh
+scripts/packages.sh nginx haproxy
 scripts/images.sh
 cargo build --quiet --locked --workspace
 exec cargo test --locked -p e2e --test clusters -- --nocapture --test-threads=1 "$@"

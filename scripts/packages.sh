@@ -18,6 +18,7 @@ package_of() {
     apt-get | dpkg-deb) echo apt "takes programs for the agent's image out of packages" ;;
     musl-gcc) echo musl-tools "compiles the C parts of static programs" ;;
     ping) echo iputils-ping "to look around in the pods" ;;
+    nginx | haproxy) echo "$1" "stands before a relay as an ingress controller does" ;;
     *) echo "packages.sh: no package known for $1" >&2; exit 2 ;;
   esac
 }
@@ -42,9 +43,31 @@ for command in "${missing[@]}"; do
   echo "installing $package: $why"
   packages+=("$package")
 done
+
+# The lab starts what it needs itself, in namespaces. So no service of a new package is started now, unless a policy of this
+# machine already says what is (see invoke-rc.d(8)), and none with the machine.
+policy=/usr/sbin/policy-rc.d
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+if [ -e "$policy" ]; then
+  trap 'rm -f "$log"' EXIT
+else
+  trap 'rm -f "$log" "$policy"' EXIT
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod 755 "$policy"
+fi
 if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}"; } >"$log" 2>&1; then
   cat "$log" >&2
   exit 1
 fi
+
+for package in "${packages[@]}"; do
+  case $package in
+    nginx | haproxy | containerd)
+      if command -v systemctl >/dev/null; then
+        systemctl --quiet disable "$package.service" || true
+      elif [ -e "/etc/init.d/$package" ]; then
+        update-rc.d "$package" disable || true
+      fi
+      ;;
+  esac
+done >/dev/null 2>&1
