@@ -1,5 +1,6 @@
 //! Watching an interface: every IP packet is put into a class, and what belongs nowhere is kept.
 
+mod flow;
 mod packet;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,9 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use packet::carries_data;
+use packet::{carries_data, segment};
+
+pub use flow::{Flow, Flows};
 pub use packet::{Class, DATA, classify};
 
 use crate::namespace::Namespace;
@@ -50,6 +53,8 @@ pub struct Sniffed {
     pub marked: u64,
     /// Headers of the first marked packets.
     pub marked_packets: Vec<String>,
+    /// Connections with relays.
+    pub flows: Flows,
     /// When the first data went by the relay.
     pub first_relayed: Option<Instant>,
     /// When the first data went directly.
@@ -96,6 +101,9 @@ impl Sniffed {
         count.bytes += u64::try_from(packet.len()).unwrap_or_default();
         if class == Class::Foreign && self.foreign.len() < KEPT {
             self.foreign.push(packet::describe(packet));
+        }
+        if let Some(segment) = segment(packet, relays) {
+            self.flows.add(segment, Instant::now());
         }
         let first = if class == Class::RelayTcp {
             &mut self.first_relayed

@@ -2,6 +2,7 @@
 
 mod agent;
 mod daemon;
+mod proxy;
 mod relay;
 
 use std::fs;
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 pub use agent::Agent;
 pub use daemon::{Daemon, DaemonSpec};
+pub use proxy::{ProxyProgram, ReverseProxy, ReverseProxySpec};
 pub use relay::{Relay, RelayOptions};
 
 /// Finds a program of this workspace beside the running test or tool.

@@ -79,6 +79,35 @@ fn holds_data(head: &[u8]) -> bool {
         && array(head, 37) == Some([4, 0, 0, 0])
 }
 
+/// A packet of a TCP connection with a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) client: SocketAddr,
+    pub(super) relay: SocketAddr,
+    /// Whether the client asks for a connection with it: SYN without ACK.
+    pub(super) opens: bool,
+    /// Whether it ends the connection: FIN or RST.
+    pub(super) ends: bool,
+}
+
+/// What a packet means to a TCP connection (RFC 9293 section 3.1) with one of these relays; `None` of all other packets.
+pub(super) fn segment(packet: &[u8], relays: &[SocketAddr]) -> Option<Segment> {
+    let packet = Parsed::read(packet).filter(|packet| packet.protocol == TCP)?;
+    let (from, to) = packet.ends()?;
+    let flags = packet.payload.get(13)?;
+    let (client, relay) = if relays.contains(&to) {
+        (from, to)
+    } else {
+        (to, from)
+    };
+    relays.contains(&relay).then_some(Segment {
+        client,
+        relay,
+        opens: flags & (SYN | ACK) == SYN,
+        ends: flags & (FIN | RST) != 0,
+    })
+}
+
 /// A packet in words: addresses, protocol, ports and the first bytes.
 pub(super) fn describe(packet: &[u8]) -> String {
     let mut text = match Parsed::read(packet) {
@@ -105,6 +134,12 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP6: u8 = 58;
 const HOP_BY_HOP: u8 = 0;
+
+/// Flags of TCP.
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
 
 /// RFC 8489 section 5.
 const MAGIC_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
@@ -153,19 +188,23 @@ impl<'a> Parsed<'a> {
         let from = u16::from_be_bytes(array(self.payload, 0)?);
         Some((from, u16::from_be_bytes(array(self.payload, 2)?)))
     }
+
+    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let (from, to) = self.ports()?;
+        Some((
+            SocketAddr::new(self.source, from),
+            SocketAddr::new(self.target, to),
+        ))
+    }
 }
 
 /// A packet that carries something, whole or as an ICMP error quotes it (`quoted`: cut off anywhere behind 8 bytes of payload).
 fn carried(packet: &Parsed<'_>, relays: &[SocketAddr], quoted: bool) -> Class {
-    let Some((from, to)) = packet.ports() else {
+    let Some((from, to)) = packet.ends() else {
         return Class::Foreign;
     };
-    let ends = [
-        SocketAddr::new(packet.source, from),
-        SocketAddr::new(packet.target, to),
-    ];
     match packet.protocol {
-        TCP if ends.iter().any(|end| relays.contains(end)) => Class::RelayTcp,
+        TCP if relays.contains(&from) || relays.contains(&to) => Class::RelayTcp,
         UDP => udp(packet.payload, quoted),
         _ => Class::Foreign,
     }
@@ -274,6 +313,25 @@ mod tests {
         assert_eq!(see(&ip(TCP, &tcp)), Class::RelayTcp);
         tcp[3] += 1;
         assert_eq!(see(&ip(TCP, &tcp)), Class::Foreign);
+    }
+
+    #[test]
+    fn knows_how_connections_begin_and_end() {
+        let relay: SocketAddr = "203.0.113.20:8080".parse().expect("an address");
+        let client: SocketAddr = "10.0.0.1:40000".parse().expect("an address");
+        let see = |flags: u8| {
+            let mut tcp = vec![0; 20];
+            tcp[..2].copy_from_slice(&40_000_u16.to_be_bytes());
+            tcp[2..4].copy_from_slice(&8080_u16.to_be_bytes());
+            tcp[13] = flags;
+            segment(&ip(TCP, &tcp), &[relay]).map(|seen| (seen.client, seen.opens, seen.ends))
+        };
+        assert_eq!(see(SYN), Some((client, true, false)));
+        assert_eq!(see(SYN | ACK), Some((client, false, false)));
+        assert_eq!(see(ACK | FIN), Some((client, false, true)));
+        assert_eq!(see(RST), Some((client, false, true)));
+        assert_eq!(segment(&ip(UDP, &udp_of(&stun())), &[relay]), None);
+        assert_eq!(segment(&ip(TCP, &[0; 20]), &[relay]), None, "of nobody");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod exposure;
 mod harness;
 mod hosts;
 mod images;
+mod ingress;
 mod lasting;
 mod linked;
 mod scene;
