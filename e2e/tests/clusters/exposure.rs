@@ -2,28 +2,25 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::product;
-use e2e::{ClusterSpec, Profile, figure, wait_for};
+use e2e::{Cluster, ClusterSpec, Firewall, Masquerade, Profile, Proxy, figure, wait_for};
+use serde_json::{Value, json};
 
 use crate::scene::{A, B, Scene, TEST, as_strs, pod_on, pods_see_each_other};
 use crate::turn;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-fn scene(name: &str) -> Result<Scene> {
-    let specs = [
-        ClusterSpec::new("a", Profile::PortRestricted),
-        ClusterSpec::new("b", Profile::PortRestricted),
-    ];
-    Scene::new(name, &specs)
-}
-
 /// The router of A forwards one TCP port, so nobody can ask the relay for the own public address.
 #[test]
 fn one_forwarded_port_is_enough_for_a_relayed_link() -> Result<()> {
     let _turn = turn();
-    let scene = scene("nodeport")?;
+    let specs = [
+        ClusterSpec::new("a", Profile::PortRestricted),
+        ClusterSpec::new("b", Profile::PortRestricted),
+    ];
+    let scene = Scene::new("nodeport", &specs)?;
     scene.a().forward_tcp(443, 1, 30443)?;
     let values = [
         format!("mesh.clusterName={A}"),
@@ -74,32 +71,82 @@ fn one_forwarded_port_is_enough_for_a_relayed_link() -> Result<()> {
     scene.finish()
 }
 
-/// Two Peers with public keys only, as they lie in a repository.
+/// Two Peers with public keys only, as they lie in a repository. A's node has a public address, and the only relay at it.
 #[test]
 fn two_manifests_link_without_a_token() -> Result<()> {
     let _turn = turn();
-    let scene = scene("gitops")?;
-    let relay = format!("externalRelays[0].url={}", scene.relay.url());
-    for (cluster, name) in [(scene.a(), A), (scene.b(), B)] {
-        let name = format!("mesh.clusterName={name}");
-        product::install(cluster, &[&name, &relay], None)?;
-    }
-    for (cluster, other, name) in [(scene.a(), scene.b(), B), (scene.b(), scene.a(), A)] {
-        let peer = serde_json::json!({
-            "apiVersion": "culvert.dev/v1alpha1",
-            "kind": "Peer",
-            "metadata": {"name": name},
-            "spec": {
-                "identity": product::identity(other)?,
-                "allowedCIDRs": [other.pods()],
-            },
-        });
-        cluster.validate(&peer.to_string())?;
-        cluster.apply(&peer.to_string())?;
-    }
-    let (pod, target) = (pod_on(scene.a(), 1)?.0, pod_on(scene.b(), 1)?.1);
-    product::first_ping(scene.a(), (TEST, &pod), target, PATIENCE)?;
+    let specs = [
+        ClusterSpec::new("a", Profile::Public)
+            .masquerade(Masquerade::IptablesNft)
+            .proxy(Proxy::Iptables),
+        ClusterSpec::new("b", Profile::Symmetric)
+            .masquerade(Masquerade::IptablesLegacy)
+            .forward_drop(Firewall::IptablesNft),
+    ];
+    let scene = Scene::new("gitops", &specs)?;
+    let (a, b) = (scene.a(), scene.b());
+    let values = [
+        format!("mesh.clusterName={A}"),
+        "relays[0].name=main".to_owned(),
+        "relays[0].exposure.type=HostPort".to_owned(),
+        format!("relays[0].exposure.host={}", a.node(1)?.address()),
+    ];
+    product::install(a, &as_strs(&values), None)?;
+    product::install(b, &[&format!("mesh.clusterName={B}")], None)?;
+    product::await_ready(a, &["mesh", "default"], PATIENCE)?;
+    put_peer(a, (B, b), &json!([]))?;
+    put_peer(b, (A, a), &json!([relay_of(a)?]))?;
+    let (pod, target) = (pod_on(a, 1)?.0, pod_on(b, 1)?.1);
+    product::first_ping(a, (TEST, &pod), target, PATIENCE)?;
     pods_see_each_other(&scene)?;
-    product::await_peer(scene.a(), B, PATIENCE, |row| row.ready == "True")?;
+    for (cluster, peer) in [(a, B), (b, A)] {
+        let row = product::await_peer(cluster, peer, PATIENCE, |row| {
+            row.ready == "True" && row.path == "direct"
+        })?;
+        figure("peer", format!("{row:?}"));
+    }
+    stun_sees_who_asks(b)?;
     scene.finish()
+}
+
+/// Writes the Peer for another cluster into this one.
+fn put_peer(here: &Cluster, (name, other): (&str, &Cluster), relays: &Value) -> Result<()> {
+    let peer = json!({
+        "apiVersion": "culvert.dev/v1alpha1",
+        "kind": "Peer",
+        "metadata": {"name": name},
+        "spec": {
+            "identity": product::identity(other)?,
+            "allowedCIDRs": [other.pods()],
+            "relays": relays,
+        },
+    });
+    here.validate(&peer.to_string())?;
+    here.apply(&peer.to_string()).map(drop)
+}
+
+/// What another cluster's Peer says about the relay that this one runs.
+fn relay_of(cluster: &Cluster) -> Result<Value> {
+    let mesh = cluster.get(&["mesh", "default"])?;
+    let relay = &mesh["status"]["relays"][0];
+    figure("relay", relay);
+    ensure!(relay["stunPort"] == 3478, "{relay}");
+    Ok(json!({
+        "url": relay["url"],
+        "stunPort": relay["stunPort"],
+        "caBundle": relay["caBundle"],
+        "owner": product::identity(cluster)?,
+    }))
+}
+
+/// The relay on a node's own port has told a node behind a router its public address.
+fn stun_sees_who_asks(cluster: &Cluster) -> Result<()> {
+    let node = cluster.get(&["meshnode", cluster.node(1)?.name()])?;
+    let nat = &node["status"]["nat"];
+    let seen = nat["reflexive"].as_array().context("no addresses")?;
+    let wan = format!("{}:", cluster.wan());
+    let is_public = |one: &Value| one.as_str().is_some_and(|one| one.starts_with(&wan));
+    ensure!(seen.iter().any(is_public), "{wan} is not in {nat}");
+    figure("NAT", nat);
+    Ok(())
 }

@@ -1,10 +1,15 @@
 //! Two clusters linked by the commands of the README, and what must hold from then on.
 
+use std::env;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use e2e::process::binary;
 use e2e::product::{self, NAMESPACE};
-use e2e::{Capture, Cluster, ClusterSpec, Profile, figure, wait_for};
+use e2e::{
+    Capture, Cluster, ClusterSpec, Firewall, Masquerade, Profile, Proxy, exec, figure, wait_for,
+};
+use serde_json::Value;
 
 use crate::scene::{A, B, Scene, TEST, pod_on, pods_see_each_other, seconds};
 use crate::turn;
@@ -20,9 +25,9 @@ fn three_commands_link_two_clusters() -> Result<()> {
     let relays = [scene.relay.address()];
     let captures =
         [scene.a(), scene.b()].map(|cluster| Capture::start(cluster.router(), "wan", &relays));
-    let ready = scene.link()?;
     let (pod, _) = pod_on(scene.a(), 1)?;
     let (_, target) = pod_on(scene.b(), 1)?;
+    let ready = scene.link_with(&[format!("test.target={target}")])?;
     product::first_ping(scene.a(), (TEST, &pod), target, Duration::from_secs(10))?;
     seconds("first pod ping after token and DaemonSet", ready);
     ensure!(ready.elapsed() <= Duration::from_secs(10), "too late");
@@ -55,9 +60,81 @@ fn three_commands_link_two_clusters() -> Result<()> {
     for capture in captures {
         capture?.stop().assert_sealed()?;
     }
+    scene.in_each(helm_test)?;
+    pings_are_answered(&scene)?;
+    programs_can_read(&scene)?;
     agents_may_little(&scene)?;
-    clean_removal(&scene)?;
+    scene.remove_without_a_trace()?;
     scene.finish()
+}
+
+/// It pings where the release has a target, as in A, and else checks that everything is Ready.
+fn helm_test(cluster: &Cluster) -> Result<()> {
+    let start = Instant::now();
+    let said = cluster.helm(&["test", "culvert", "-n", NAMESPACE, "--timeout=2m"])?;
+    ensure!(said.contains("Succeeded"), "{said}");
+    seconds(&format!("{}: helm test", cluster.name()), start);
+    Ok(())
+}
+
+/// `kubectl culvert ping`, as a user types it: an address from any node, and a pod of the other cluster from an own pod.
+fn pings_are_answered(scene: &Scene) -> Result<()> {
+    let ((own, _), (other, target)) = (pod_on(scene.a(), 1)?, pod_on(scene.b(), 1)?);
+    let (from, to) = (format!("{TEST}/{own}"), format!("{TEST}/{other}"));
+    let address = target.to_string();
+    for words in [
+        &[&address, "--count=1"][..],
+        &[&to, "--to-context=b", "--from", &from, "--count=2"],
+    ] {
+        let said = kubectl_culvert(scene, &[&["ping"], words].concat())?;
+        figure("kubectl culvert ping", &said);
+        let answer = format!("answer from {target}");
+        ensure!(said.starts_with(&answer), "{said}");
+    }
+    Ok(())
+}
+
+/// The plugin as `kubectl` finds it, with a kubeconfig that knows both clusters and means A.
+fn kubectl_culvert(scene: &Scene, words: &[&str]) -> Result<String> {
+    let plugin = binary("kubectl-culvert")?;
+    let folder = plugin.parent().context("the plugin's folder")?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let path = [folder.to_owned()]
+        .into_iter()
+        .chain(env::split_paths(&path));
+    let configs = [scene.a(), scene.b()].map(|cluster| cluster.kubeconfig().to_owned());
+    let mut command = scene
+        .a()
+        .command("kubectl", &[&["culvert"], words].concat());
+    command
+        .env("PATH", env::join_paths(path)?)
+        .env("KUBECONFIG", env::join_paths(configs)?);
+    exec::output(command)
+}
+
+/// The documents for programs: a pair's path, round trip and NAT.
+fn programs_can_read(scene: &Scene) -> Result<()> {
+    let a = scene.a();
+    let read = |words: &[&str]| -> Result<Value> {
+        Ok(serde_json::from_str(&product::plugin(a, words)?)?)
+    };
+    let status = read(&["status", "-o", "json"])?;
+    let paths = status["paths"].as_array().context("no paths")?;
+    let node = a.node(1)?.name();
+    let of_node = |path: &&Value| path["node"] == node && path["peer"] == B;
+    let path = paths.iter().find(of_node).context("no path of the node")?;
+    ensure!(path["path"] == "direct", "{path}");
+    ensure!(path["rttMicros"].as_u64().is_some(), "{path}");
+    ensure!(path["nat"] == "EIM/APDF", "{path}");
+    let peers = read(&["peers", "-o", "json"])?;
+    let peer = &peers[0];
+    ensure!(
+        peer["name"] == B && peer["ready"]["status"] == "True",
+        "{peer}"
+    );
+    ensure!(peer["path"] == "direct", "{peer}");
+    ensure!(peer["rttMicros"].as_u64().is_some(), "{peer}");
+    Ok(())
 }
 
 /// An agent's own token reads no Secret and writes no other node's status.
@@ -134,32 +211,18 @@ fn as_agent(cluster: &Cluster, token: &str, words: &[&str]) -> Result<String> {
     cluster.kubectl(&[&bare, words].concat())
 }
 
-fn clean_removal(scene: &Scene) -> Result<()> {
-    for cluster in scene.clusters.all() {
-        let start = Instant::now();
-        product::uninstall(cluster)?;
-        seconds(&format!("{}: removed", cluster.name()), start);
-    }
-    let after = scene.dump()?;
-    for ((node, before), (_, after)) in scene.dumps.iter().zip(&after) {
-        let changes = after.diff(before);
-        ensure!(changes.is_empty(), "{node} is not as it was:\n{changes}");
-    }
-    for node in scene.clusters.all().iter().flat_map(Cluster::nodes) {
-        let state = node.command("sh")?;
-        let mut state = state;
-        state.args(["-c", "test ! -e /var/lib/culvert"]);
-        e2e::exec::output(state).with_context(|| format!("{}: files are left", node.name()))?;
-    }
-    Ok(())
-}
-
+/// On nodes whose firewalls and masquerades are written with iptables of either kind.
 #[test]
 fn two_hard_nats_stay_on_the_relay_and_say_why() -> Result<()> {
     let _turn = turn();
     let specs = [
-        ClusterSpec::new("a", Profile::Symmetric),
-        ClusterSpec::new("b", Profile::Symmetric),
+        ClusterSpec::new("a", Profile::Symmetric)
+            .masquerade(Masquerade::IptablesLegacy)
+            .forward_drop(Firewall::IptablesLegacy),
+        ClusterSpec::new("b", Profile::Symmetric)
+            .masquerade(Masquerade::IptablesNft)
+            .forward_drop(Firewall::IptablesNft)
+            .proxy(Proxy::Iptables),
     ];
     let scene = Scene::new("hard", &specs)?;
     scene.link()?;
@@ -182,5 +245,6 @@ fn two_hard_nats_stay_on_the_relay_and_say_why() -> Result<()> {
         })?;
         figure("peer", format!("{row:?}"));
     }
+    scene.remove_without_a_trace()?;
     scene.finish()
 }

@@ -1,11 +1,12 @@
 //! Two clusters with the product's images on every node, a relay on a public host, and a pod of the tests on each node.
 
 use std::net::IpAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::product::{self, NAMESPACE};
-use e2e::{Cluster, ClusterSpec, Clusters, Host, HostDump, Lab, Relay, RelayOptions, figure};
+use e2e::{Cluster, ClusterSpec, Clusters, Host, HostDump, Lab, Relay, RelayOptions, exec, figure};
 use serde_json::Value;
 
 use crate::tell;
@@ -69,7 +70,13 @@ impl Scene {
 
     /// `helm install` on A, an invite, `helm install` on B. Returns when the token and all of B's agents were there.
     pub(crate) fn link(&self) -> Result<Instant> {
-        product::install(self.a(), &as_strs(&self.values(A)), None)?;
+        self.link_with(&[])
+    }
+
+    /// The same with more values for A.
+    pub(crate) fn link_with(&self, more: &[String]) -> Result<Instant> {
+        let values = [self.values(A), more.to_vec()].concat();
+        product::install(self.a(), &as_strs(&values), None)?;
         product::await_ready(self.a(), &["mesh", "default"], Duration::from_secs(90))?;
         let token = product::plugin(self.a(), &["invite"])?;
         product::install(self.b(), &as_strs(&self.values(B)), Some(&token))?;
@@ -88,6 +95,42 @@ impl Scene {
             values.push(format!("externalRelays[0].url={}", self.relay.url()));
         }
         values
+    }
+
+    /// Work in all clusters, side by side.
+    pub(crate) fn in_each(&self, work: impl Fn(&Cluster) -> Result<()> + Sync) -> Result<()> {
+        thread::scope(|scope| {
+            let clusters = self.clusters.all().iter();
+            let started: Vec<_> = clusters
+                .map(|cluster| scope.spawn(|| work(cluster)))
+                .collect();
+            let mut ended = started.into_iter().map(|one| {
+                one.join()
+                    .unwrap_or_else(|cause| std::panic::resume_unwind(cause))
+            });
+            ended.try_for_each(|result| result)
+        })
+    }
+
+    /// `helm uninstall` in both, after which every node is as it was before the product came.
+    pub(crate) fn remove_without_a_trace(&self) -> Result<()> {
+        self.in_each(|cluster| {
+            let start = Instant::now();
+            product::uninstall(cluster)?;
+            seconds(&format!("{}: removed", cluster.name()), start);
+            Ok(())
+        })?;
+        let after = self.dump()?;
+        for ((node, before), (_, after)) in self.dumps.iter().zip(&after) {
+            let changes = after.diff(before);
+            ensure!(changes.is_empty(), "{node} is not as it was:\n{changes}");
+        }
+        for node in self.clusters.all().iter().flat_map(Cluster::nodes) {
+            let mut state = node.command("sh")?;
+            state.args(["-c", "test ! -e /var/lib/culvert"]);
+            exec::output(state).with_context(|| format!("{}: files are left", node.name()))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn finish(self) -> Result<()> {
