@@ -5,6 +5,7 @@
 //! server, holds a lease so that one replica acts, writes what is to be written, and carries the conversations with peers.
 
 pub mod action;
+pub mod heard;
 pub mod join;
 pub mod plan;
 pub mod world;

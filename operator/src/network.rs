@@ -59,6 +59,19 @@ const CONFIG_MAPS: [(NetworkKind, &str, &str); 4] = [
     ),
 ];
 
+/// Single objects in `default` by group, kind and plural, all of one name.
+const SERVERS: [(NetworkKind, &str, &str, &str); 2] = [
+    (NetworkKind::ApiService, "", "Service", "services"),
+    (
+        NetworkKind::ApiEndpoints,
+        "discovery.k8s.io",
+        "EndpointSlice",
+        "endpointslices",
+    ),
+];
+/// Their name.
+const SERVER: &str = "kubernetes";
+
 /// All of them that there are. Dropping it ends the watches.
 #[derive(Debug)]
 pub(crate) struct Networks {
@@ -81,22 +94,16 @@ impl Networks {
                 plural,
             );
             let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
-            let shelf = Shelf::default();
-            let how = How {
-                trim: trim_status,
-                same: |before, now| before.data == now.data,
-                optional: true,
-            };
-            let keep = keep(
-                api,
-                Config::default(),
-                shelf.clone(),
-                how,
-                Arc::clone(changed),
-                name.to_owned(),
+            networks.keep(kind, api, Config::default(), name, changed);
+        }
+        for (kind, group, name, plural) in SERVERS {
+            let resource = ApiResource::from_gvk_with_plural(
+                &GroupVersionKind::gvk(group, "v1", name),
+                plural,
             );
-            networks.tasks.spawn(keep);
-            networks.objects.push((kind, shelf));
+            let api = Api::namespaced_with(client.clone(), "default", &resource);
+            let config = Config::default().fields(&format!("metadata.name={SERVER}"));
+            networks.keep(kind, api, config, name, changed);
         }
         for (kind, namespace, name) in CONFIG_MAPS {
             let api = Api::<ConfigMap>::namespaced(client.clone(), namespace);
@@ -118,6 +125,27 @@ impl Networks {
             networks.config_maps.push((kind, shelf));
         }
         networks
+    }
+
+    fn keep(
+        &mut self,
+        kind: NetworkKind,
+        api: Api<DynamicObject>,
+        config: Config,
+        name: &str,
+        changed: &Arc<Notify>,
+    ) {
+        let shelf = Shelf::default();
+        let how = How {
+            trim: trim_status,
+            same: |before, now| before.data == now.data,
+            optional: true,
+            ..How::default()
+        };
+        let changed = Arc::clone(changed);
+        let keep = keep(api, config, shelf.clone(), how, changed, name.to_owned());
+        self.tasks.spawn(keep);
+        self.objects.push((kind, shelf));
     }
 
     /// Whether each has been found, or found missing.

@@ -187,6 +187,7 @@ impl Reconciler {
             peers: Vec::new(),
             invites: Vec::new(),
             mesh_nodes: Vec::new(),
+            heard: crate::heard::Heard::default(),
             slices: Vec::new(),
             nodes: Vec::new(),
             networks: self.networks.objects(),

@@ -6,14 +6,16 @@ pub(crate) use shelf::Shelf;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use api::{Invite, Mesh, MeshNode, Peer, PeerSlice};
 use futures_util::{Stream, StreamExt};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, PodSpec, Secret, Service};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -21,15 +23,19 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::heard::Heard;
 use crate::world::{Owned, World};
 use shelf::Versions;
 
 /// Label of everything that the operator makes.
 pub(crate) const MANAGED: &str = "app.kubernetes.io/managed-by=culvert-operator";
-/// What helm keeps in Secrets is large and none of our business.
 /// Errors in a row after which an optional kind counts as not there: whatever serves it may be broken for good.
 const PATIENCE: u32 = 10;
+/// What helm keeps in Secrets is large and none of our business.
 const NOT_HELM: &str = "type!=helm.sh/release.v1";
+
+/// Pods of agents, as the chart labels them.
+const AGENTS: &str = "app.kubernetes.io/name=culvert,app.kubernetes.io/component=agent";
 
 /// Everything that is watched. Dropping it ends the watches.
 #[derive(Debug)]
@@ -40,6 +46,8 @@ pub(crate) struct Watched {
     mesh_nodes: Shelf<MeshNode>,
     slices: Shelf<PeerSlice>,
     nodes: Shelf<Node>,
+    agents: Shelf<Pod>,
+    heard: Arc<Mutex<Heard>>,
     deployments: Shelf<Deployment>,
     services: Shelf<Service>,
     ingresses: Shelf<Ingress>,
@@ -52,7 +60,6 @@ pub(crate) struct Watched {
 }
 
 /// How a kind is watched.
-#[derive(Debug)]
 pub(crate) struct How<K> {
     /// What to leave out, to save memory.
     pub(crate) trim: fn(&mut K),
@@ -60,7 +67,12 @@ pub(crate) struct How<K> {
     pub(crate) same: fn(&K, &K) -> bool,
     /// Whether a kind that is not there, or that must not be seen, counts as one without objects.
     pub(crate) optional: bool,
+    /// Is told of every object that comes; says whether that alone is news.
+    pub(crate) seen: Option<Seen<K>>,
 }
+
+/// Is told of objects.
+pub(crate) struct Seen<K>(Box<dyn Fn(&K) -> bool + Send + Sync>);
 
 impl<K: Resource> Default for How<K> {
     fn default() -> Self {
@@ -68,6 +80,7 @@ impl<K: Resource> Default for How<K> {
             trim: |_| {},
             same: |before, now| before.meta().resource_version == now.meta().resource_version,
             optional: false,
+            seen: None,
         }
     }
 }
@@ -82,16 +95,33 @@ impl Watched {
             tasks: JoinSet::new(),
         };
         let managed = || Config::default().labels(MANAGED);
+        let heard = Arc::<Mutex<Heard>>::default();
+        let pods = Api::namespaced(client.clone(), namespace);
         Self {
             meshes: start.cluster(How::default()),
             peers: start.cluster(How::default()),
             invites: start.cluster(How::default()),
-            mesh_nodes: start.cluster(How::default()),
+            mesh_nodes: start.cluster(How {
+                same: same_but_heartbeat,
+                seen: Some(listen(&heard)),
+                ..How::default()
+            }),
+            agents: start.shelf(
+                pods,
+                Config::default().labels(AGENTS),
+                How {
+                    trim: trim_pod,
+                    same: |before, now| before == now,
+                    optional: true,
+                    ..How::default()
+                },
+            ),
+            heard,
             slices: start.cluster(How::default()),
             nodes: start.cluster(How {
                 trim: trim_node,
                 same: |before, now| before == now,
-                optional: false,
+                ..How::default()
             }),
             deployments: start.namespaced(namespace, managed()),
             services: start.namespaced(namespace, managed()),
@@ -123,19 +153,19 @@ impl Watched {
         world.mesh_nodes = self.mesh_nodes.objects();
         world.slices = self.slices.objects();
         world.nodes = self.nodes.objects();
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.begin(&world.mesh_nodes);
+        world.heard = heard.clone();
+        drop(heard);
         world.owned = Owned {
             deployments: self.deployments.objects(),
             services: self.services.objects(),
             ingresses: self.ingresses.objects(),
             secrets: self.secrets.objects(),
             config_maps: self.config_maps.objects(),
+            agents: self.agents.objects(),
             disruption_budgets: self.disruption_budgets.objects(),
         };
-    }
-
-    /// The Secret of this name.
-    pub(crate) fn secret(&self, name: &str) -> Option<Arc<Secret>> {
-        self.secrets.object(name)
     }
 }
 
@@ -206,7 +236,8 @@ pub(crate) async fn keep<K>(
             Ok(event) => {
                 failing = false;
                 missed = 0;
-                shelf.apply(event, how.same)
+                let told = is_told(how.seen.as_ref(), &event);
+                shelf.apply(event, how.same) || told
             }
             Err(error) if how.optional => {
                 tracing::debug!(what, %error, "not to be seen here");
@@ -255,6 +286,36 @@ where
     })
 }
 
+fn is_told<K>(seen: Option<&Seen<K>>, event: &Event<K>) -> bool {
+    match (seen, event) {
+        (Some(seen), Event::Apply(object) | Event::InitApply(object)) => (seen.0)(object),
+        (Some(_) | None, _) => false,
+    }
+}
+
+/// Notes at once when an agent is heard: looks at everything may be far apart.
+fn listen(heard: &Arc<Mutex<Heard>>) -> Seen<MeshNode> {
+    let heard = Arc::clone(heard);
+    Seen(Box::new(move |node| {
+        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.note(node, Timestamp::now())
+    }))
+}
+
+/// That an agent is still there is noted when it is heard. It changes nothing else, so it is no reason to look at everything.
+fn same_but_heartbeat(before: &MeshNode, now: &MeshNode) -> bool {
+    let strip = |node: &MeshNode| {
+        let mut meta = node.metadata.clone();
+        meta.resource_version = None;
+        let mut status = node.status.clone();
+        if let Some(status) = &mut status {
+            status.heartbeat_at = None;
+        }
+        (meta, status)
+    };
+    before.spec == now.spec && strip(before) == strip(now)
+}
+
 /// Why a kind is not to be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Absence {
@@ -294,6 +355,23 @@ fn trim_node(node: &mut Node) {
     }
 }
 
+/// Which node it is on is all that matters.
+fn trim_pod(pod: &mut Pod) {
+    let node = pod.spec.take().and_then(|spec| spec.node_name);
+    *pod = Pod {
+        metadata: ObjectMeta {
+            name: pod.metadata.name.take(),
+            namespace: pod.metadata.namespace.take(),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec {
+            node_name: node,
+            ..PodSpec::default()
+        }),
+        status: None,
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::{NodeCondition, NodeStatus};
@@ -307,7 +385,7 @@ mod tests {
             let mut node = Node::default();
             node.metadata.name = Some("n".to_owned());
             node.metadata.resource_version = Some(format!("{second}"));
-            let time = jiff::Timestamp::from_second(second).expect("a time");
+            let time = Timestamp::from_second(second).expect("a time");
             let condition = NodeCondition {
                 type_: "Ready".to_owned(),
                 status: ready.to_owned(),
@@ -323,6 +401,47 @@ mod tests {
         };
         assert_eq!(node(1, "True"), node(2, "True"));
         assert_ne!(node(1, "True"), node(2, "False"));
+    }
+
+    #[test]
+    fn a_heartbeat_of_an_agent_is_noted_and_no_news() {
+        let node = |second: i64, key: &str| {
+            let at = Timestamp::from_second(second).expect("a time");
+            let status = serde_json::json!({"heartbeatAt": at.to_string(), "publicKey": key});
+            let meta = serde_json::json!({"name": "n", "resourceVersion": second.to_string()});
+            let node = serde_json::json!({"metadata": meta, "spec": {}, "status": status});
+            serde_json::from_value::<MeshNode>(node).expect("a MeshNode")
+        };
+        assert!(same_but_heartbeat(&node(1, "k"), &node(2, "k")));
+        assert!(!same_but_heartbeat(&node(1, "k"), &node(2, "l")));
+        let mut other = node(1, "k");
+        other.spec.probes.push("p".to_owned());
+        assert!(!same_but_heartbeat(&node(1, "k"), &other));
+
+        let heard = Arc::<Mutex<Heard>>::default();
+        let seen = listen(&heard);
+        assert!(!is_told(Some(&seen), &Event::Apply(node(1, "k"))));
+        let noted = heard.lock().expect("not poisoned").silent_at("n");
+        assert!(noted.is_some_and(|at| at > Timestamp::now()));
+    }
+
+    #[test]
+    fn of_a_pod_its_node_is_kept() {
+        let pod = serde_json::json!({
+            "metadata": {"name": "a", "namespace": "culvert", "resourceVersion": "7", "labels": {"a": "b"}},
+            "spec": {"nodeName": "n1", "containers": [{"name": "agent"}]}, "status": {"phase": "Running"},
+        });
+        let mut pod: Pod = serde_json::from_value(pod).expect("a Pod");
+        trim_pod(&mut pod);
+        let left = serde_json::to_value(&pod).expect("JSON");
+        assert_eq!(
+            left["metadata"],
+            serde_json::json!({"name": "a", "namespace": "culvert"})
+        );
+        assert_eq!(
+            left["spec"],
+            serde_json::json!({"containers": [], "nodeName": "n1"})
+        );
     }
 
     #[test]

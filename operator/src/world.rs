@@ -8,11 +8,13 @@ use derp::RelayUrl;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::Value;
 use sync::{ClusterIdentity, ClusterName, ClusterSecret, PeerView, RelayState, Welcome};
+
+use crate::heard::Heard;
 
 /// What was observed, all at one moment.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct World {
     pub invites: Vec<Arc<Invite>>,
     /// Every `MeshNode`.
     pub mesh_nodes: Vec<Arc<MeshNode>>,
+    /// When the agents of nodes were last heard.
+    pub heard: Heard,
     /// Every `PeerSlice`.
     pub slices: Vec<Arc<PeerSlice>>,
     /// Every Node.
@@ -98,6 +102,10 @@ pub enum NetworkKind {
     KubeadmConfig,
     /// `networking.k8s.io/v1` `ServiceCIDR`.
     ServiceCidr,
+    /// `Service` `kubernetes` in `default`: how pods reach the API server.
+    ApiService,
+    /// `discovery.k8s.io/v1` `EndpointSlice` `kubernetes` in `default`: where the API server really is.
+    ApiEndpoints,
 }
 
 /// What there is in the operator's namespace. Objects without the operator's labels are there, too, where they matter:
@@ -114,6 +122,8 @@ pub struct Owned {
     pub secrets: Vec<Arc<Secret>>,
     /// Admit files and the deny list.
     pub config_maps: Vec<Arc<ConfigMap>>,
+    /// Pods of agents, as far as they may be seen: their names and nodes only.
+    pub agents: Vec<Arc<Pod>>,
     /// Disruption budgets of relays.
     pub disruption_budgets: Vec<Arc<PodDisruptionBudget>>,
 }

@@ -48,8 +48,8 @@ fn every_code_is_refused_and_traffic_goes_on() -> Result<()> {
     }
     let missing: Vec<_> = api::Code::ALL
         .iter()
-        // Objects of an API server are waited for; a folder is there or is not.
-        .filter(|code| **code != api::Code::NotReadYet)
+        // Objects of an API server are waited for and admitted; a folder is there or is not.
+        .filter(|code| !matches!(code, api::Code::NotReadYet | api::Code::NotAdmitted))
         .map(ToString::to_string)
         .filter(|code| !codes.contains(code))
         .collect();

@@ -53,6 +53,8 @@ codes! {
     FolderUnreadable,
     /// The API server, or this node's MeshNode, has not been read yet. Everything in force stays.
     NotReadYet,
+    /// The operator has not admitted this Peer, or no longer does; its conditions say why.
+    NotAdmitted,
     /// The file cannot be read. Everything read from it before stays in force.
     FileUnreadable,
     /// The file is larger than [`MAX_FILE_BYTES`](crate::MAX_FILE_BYTES).

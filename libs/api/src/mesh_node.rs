@@ -14,8 +14,12 @@ use crate::pattern::{CIDR, NAME};
 use crate::relay::ExternalRelay;
 use crate::status::{Filtering, Mapping, PathKind, Reason};
 
-/// Peers in the status of a node.
-pub const MAX_REPORTED_PEERS: usize = 64;
+/// Peers that may be in force at a time.
+pub const MAX_ADMITTED_PEERS: usize = 256;
+/// Ranges of all of them together, so that a `MeshNode` stays small.
+pub const MAX_ADMITTED_RANGES: usize = 4096;
+/// Peers in the status of a node: as many as may be in force.
+pub const MAX_REPORTED_PEERS: usize = MAX_ADMITTED_PEERS;
 /// Nodes of one peer in the status of a node.
 pub const MAX_REPORTED_NODES: usize = 64;
 
@@ -39,6 +43,7 @@ pub const MAX_REPORTED_NODES: usize = 64;
     printcolumn(name = "NAT", type_ = "string", json_path = ".status.nat.mapping"),
     printcolumn(name = "Home relay", type_ = "string", json_path = ".status.homeRelay"),
     printcolumn(name = "Prefixes", type_ = "string", json_path = ".spec.prefixes"),
+    printcolumn(name = "Heard", type_ = "date", json_path = ".status.heartbeatAt"),
     printcolumn(
         name = "Age",
         type_ = "date",
@@ -75,6 +80,28 @@ pub struct MeshNodeSpec {
     #[serde(default)]
     #[schemars(length(max = 256), inner(length(max = 253), regex(pattern = NAME)))]
     pub probes: Vec<String>,
+    /// Peers that may be in force, and the ranges that each may use. Nothing else is programmed. Absent: not decided yet;
+    /// what is in force stays, and nothing new comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub admitted: Option<Vec<AdmittedPeer>>,
+}
+
+/// A Peer that the operator has found to be in nobody's way.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AdmittedPeer {
+    /// Name of the Peer.
+    #[schemars(length(max = 253), regex(pattern = NAME))]
+    pub name: String,
+    /// Its `metadata.uid`: one that is made anew is another.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub uid: String,
+    /// Ranges that it may use, as far as it still asks for them.
+    #[serde(default, rename = "allowedCIDRs")]
+    #[schemars(length(max = 256), inner(length(max = 49), regex(pattern = CIDR)))]
+    pub allowed_cidrs: Vec<String>,
 }
 
 /// What a node's agent reports.
@@ -104,9 +131,13 @@ pub struct MeshNodeStatus {
     #[serde(default)]
     #[schemars(length(max = 16), inner(length(max = 300)))]
     pub connected_relays: Vec<String>,
-    /// How peers are reached; the first 64 by name.
+    /// When the agent last said that it is there, by the node's clock. It does so every 15 s; who reads it looks at whether it
+    /// changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat_at: Option<Time>,
+    /// How peers are reached; of more than 256 first those in force.
     #[serde(default)]
-    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub peers: Vec<NodePeer>,
     /// Conditions, one per type; `Ready` sums them up.
     #[serde(default)]
@@ -148,7 +179,8 @@ pub struct NodePeer {
     #[serde(default)]
     #[schemars(range(min = 0, max = 8192))]
     pub node_count: i64,
-    /// Those that are not idle; the first 64 by name.
+    /// Those that are not idle: up to 64, up to 1024 of all peers, those that are probed first. The condition `Ready` says how
+    /// many are left out.
     #[serde(default)]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub nodes: Vec<NodePath>,

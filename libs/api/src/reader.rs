@@ -10,6 +10,7 @@ mod tree;
 
 pub(crate) use cluster::MAX_NODES;
 pub use cluster::{ClusterObjects, StoredObject};
+pub(crate) use cluster::{clipped, is_within, within};
 pub use tree::{RenderError, render};
 
 use derp::NodeKey;

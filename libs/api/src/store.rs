@@ -22,10 +22,10 @@ use derp::{ClusterIdentity, NodeKey, RelayUrl};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::reader::Form;
+use crate::reader::{Form, clipped, is_within, within};
 use crate::{
-    Config, FolderRead, Kind, ManifestStatus, MeshConfig, NodeSpec, ObjectId, PeerConfig, PeerNode,
-    RelayConfig,
+    ClusterObjects, Config, FolderRead, Kind, ManifestStatus, MeshConfig, NodeSpec, ObjectId,
+    PeerConfig, PeerNode, RelayConfig,
 };
 use folder::Folder;
 use learned::{Told, Vetting};
@@ -126,10 +126,11 @@ impl Store {
     /// Takes the folder as it is now, and returns what is in force.
     pub fn update(&mut self, read: &FolderRead, surroundings: &Surroundings) -> &Accepted {
         let mut folder = Folder::read(read, self.own_key);
+        self.held.retain(|id, held| folder.keeps(id, &held.file));
         if let FolderRead::Objects(objects) = read {
             self.told = learned::from_slices(objects);
+            self.confine(objects);
         }
-        self.held.retain(|id, held| folder.keeps(id, &held.file));
         folder.settle_duplicates(&self.held);
         let mesh = self.elect_mesh(&mut folder);
         let mut environment = Environment::new(mesh, surroundings);
@@ -153,6 +154,17 @@ impl Store {
     /// The last good state of every object, for [`Store::new`] after a restart.
     pub fn saved(&self) -> SavedState {
         SavedState::of(&self.held)
+    }
+
+    /// A last good state lasts only as far as the Peer still asks for it and the operator admits it.
+    fn confine(&mut self, objects: &ClusterObjects) {
+        self.held.retain(|id, held| match id.kind {
+            Kind::Mesh => true,
+            Kind::Peer => {
+                let granted = objects.granted(&id.name);
+                granted.map(|granted| held.confine(&granted)).is_some()
+            }
+        });
     }
 
     /// Of several Meshes the one in force stays; else the first good one is taken.
@@ -298,6 +310,22 @@ impl Held {
             written,
             in_force: true,
         }
+    }
+
+    /// Takes away what lies outside these ranges.
+    fn confine(&mut self, granted: &[IpNet]) {
+        let Config::Peer(peer) = &mut self.config else {
+            return;
+        };
+        let allowed = within(&peer.allowed_cidrs, granted);
+        if allowed == peer.allowed_cidrs {
+            return;
+        }
+        for node in &mut peer.nodes {
+            node.prefixes.retain(|prefix| is_within(*prefix, &allowed));
+        }
+        peer.allowed_cidrs = allowed;
+        self.spec = clipped(&self.spec, granted);
     }
 
     /// Nodes that the Peer told.

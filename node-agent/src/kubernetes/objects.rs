@@ -34,9 +34,9 @@ pub struct Objects {
 #[derive(Debug, Default)]
 struct Known {
     /// `None` until the first list is complete.
-    objects: Option<BTreeMap<String, Value>>,
+    objects: Option<BTreeMap<String, StoredObject>>,
     /// A list that is being told again.
-    list: BTreeMap<String, Value>,
+    list: BTreeMap<String, StoredObject>,
 }
 
 impl Objects {
@@ -52,7 +52,7 @@ impl Objects {
         }
     }
 
-    /// Takes an event; `true` if a spec has changed by it.
+    /// Takes an event; `true` if a spec has changed by it, or the object is another one.
     pub(crate) fn take(&mut self, shelf: Shelf, event: Event<DynamicObject>) -> bool {
         if shelf == Shelf::OwnNode {
             self.note_own(&event);
@@ -106,8 +106,8 @@ impl Known {
                 false
             }
             Event::InitApply(object) => {
-                let (name, spec) = stored(object);
-                self.list.insert(name, spec);
+                let object = stored(object);
+                self.list.insert(object.name.clone(), object);
                 false
             }
             Event::InitDone => {
@@ -117,11 +117,10 @@ impl Known {
                 changed
             }
             Event::Apply(object) => {
-                let (name, spec) = stored(object);
+                let object = stored(object);
                 let objects = self.objects.get_or_insert_default();
-                let changed = objects.get(&name) != Some(&spec);
-                objects.insert(name, spec);
-                changed
+                let before = objects.insert(object.name.clone(), object.clone());
+                before != Some(object)
             }
             Event::Delete(object) => {
                 let objects = self.objects.as_mut();
@@ -131,12 +130,8 @@ impl Known {
     }
 
     fn all(&self) -> Option<Vec<StoredObject>> {
-        let objects = self.objects.as_ref()?.iter();
-        let stored = objects.map(|(name, spec)| StoredObject {
-            name: name.clone(),
-            spec: spec.clone(),
-        });
-        Some(stored.collect())
+        let objects = self.objects.as_ref()?;
+        Some(objects.values().cloned().collect())
     }
 }
 
@@ -153,9 +148,13 @@ impl OwnNode {
     }
 }
 
-fn stored(mut object: DynamicObject) -> (String, Value) {
+fn stored(mut object: DynamicObject) -> StoredObject {
     let spec = object.data.get_mut("spec").map(Value::take);
-    (object.name_any(), spec.unwrap_or_default())
+    StoredObject {
+        name: object.name_any(),
+        uid: object.uid().unwrap_or_default(),
+        spec: spec.unwrap_or_default(),
+    }
 }
 
 #[cfg(test)]
@@ -204,6 +203,9 @@ mod tests {
             "a status"
         );
         assert!(take(Event::Apply(object("a", json!({"x": 2})))));
+        let mut anew = object("a", json!({"x": 2}));
+        anew.metadata.uid = Some("another".to_owned());
+        assert!(take(Event::Apply(anew)));
         assert!(take(Event::Apply(object("b", json!({})))));
         assert!(!take(Event::Init));
         assert!(!take(Event::InitApply(object("b", json!({})))));

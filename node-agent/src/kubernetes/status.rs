@@ -22,11 +22,17 @@ const MAX_FEW: usize = 16;
 /// Characters of the bound of `problem`.
 const MAX_PROBLEM: usize = 1024;
 
+/// What to know about a status that has no room for everything.
+const LEFT_OUT: &str =
+    "not every path is listed here: there is room for 256 Peers, 64 paths of one, 1024 in all";
+
 /// Shortest time between two writes.
 const DEBOUNCE: Duration = Duration::from_secs(1);
+/// Longest time between two writes: who reads them takes three times that for silence.
+const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Shortest time between two writes for which the time of a probe is reason enough.
 const PROBED: Duration = Duration::from_secs(10);
-/// Shortest time between two writes for which round trips are reason enough.
+/// Shortest time between two changes of round trips.
 const RTT: Duration = Duration::from_secs(30);
 
 /// What a status is made of.
@@ -47,6 +53,7 @@ pub(crate) fn status(facts: &Facts<'_>, before: &MeshNodeStatus, now: Timestamp)
     let snapshot = facts.snapshot;
     let port = snapshot.listen_port.unwrap_or(facts.port);
     let connected = snapshot.relays.iter().filter(|relay| relay.connected);
+    let (peers, is_whole) = peers(facts);
     MeshNodeStatus {
         public_key: Some(facts.public_key.to_string()),
         listen_port: Some(i64::from(port)),
@@ -57,20 +64,50 @@ pub(crate) fn status(facts: &Facts<'_>, before: &MeshNodeStatus, now: Timestamp)
             .map(|relay| relay.url.clone())
             .take(MAX_FEW)
             .collect(),
-        peers: peers(facts),
-        conditions: conditions(&findings(facts), &before.conditions, facts.generation, now),
+        heartbeat_at: Some(Time(whole_seconds(now))),
+        peers,
+        conditions: conditions(
+            &findings(facts, is_whole),
+            &before.conditions,
+            facts.generation,
+            now,
+        ),
     }
 }
 
 /// Whether `next` is to be written in the place of `written`, `since` after that.
 pub(crate) fn is_due(written: &MeshNodeStatus, next: &MeshNodeStatus, since: Duration) -> bool {
-    if since < DEBOUNCE || written == next {
+    if since < DEBOUNCE {
         return false;
     }
     let other = without_times(written) != without_times(next);
-    other
-        || since >= PROBED && probes(written) != probes(next)
-        || since >= RTT && rtt_moved(written, next)
+    other || since >= HEARTBEAT || since >= PROBED && probes(written) != probes(next)
+}
+
+/// Lets the round trips of paths that are as they were stay as written, unless they have changed much and the last such change
+/// was written `since` ago.
+pub(crate) fn damp(written: &MeshNodeStatus, next: &mut MeshNodeStatus, since: Duration) {
+    for peer in &mut next.peers {
+        for path in &mut peer.nodes {
+            let Some(before) = written_path(written, &peer.name, path) else {
+                continue;
+            };
+            let news = match (before.rtt_micros, path.rtt_micros) {
+                (Some(before), Some(after)) => since >= RTT && has_moved(before, after),
+                (Some(_), None) => since >= RTT,
+                (None, _) => true,
+            };
+            if !news {
+                path.rtt_micros = before.rtt_micros;
+            }
+        }
+    }
+}
+
+/// The round trips of all paths.
+pub(crate) fn round_trips(status: &MeshNodeStatus) -> Vec<Option<i64>> {
+    let nodes = status.peers.iter().flat_map(|peer| &peer.nodes);
+    nodes.map(|node| node.rtt_micros).collect()
 }
 
 fn nat(snapshot: &Snapshot) -> NatFound {
@@ -82,8 +119,8 @@ fn nat(snapshot: &Snapshot) -> NatFound {
     }
 }
 
-/// Every Peer there is, in force or not, by name.
-fn peers(facts: &Facts<'_>) -> Vec<NodePeer> {
+/// Every Peer there is, in force or not, by name; and whether all of their paths are there.
+fn peers(facts: &Facts<'_>) -> (Vec<NodePeer>, bool) {
     let mut peers: BTreeMap<&str, NodePeer> = BTreeMap::new();
     let is_peer = |one: &&ManifestStatus| one.kind.as_deref() == Some("Peer");
     for manifest in facts.manifests.iter().filter(is_peer) {
@@ -91,17 +128,27 @@ fn peers(facts: &Facts<'_>) -> Vec<NodePeer> {
             peers.insert(name, unreached(name, manifest));
         }
     }
-    let mut left = MAX_PATHS;
-    for report in &facts.snapshot.peers {
+    let (mut left, mut is_whole) = (MAX_PATHS, true);
+    let reports = &facts.snapshot.peers;
+    for (index, report) in reports.iter().enumerate() {
+        // One is kept for each that follows: it may be the one that is probed.
+        let most = left.saturating_sub(reports.len() - index - 1);
         let peer = peers.entry(&report.name).or_insert_with(|| NodePeer {
             name: report.name.clone(),
             accepted: true,
             ..NodePeer::default()
         });
-        reach(peer, report, facts.snapshot, left.min(MAX_REPORTED_NODES));
+        is_whole &= reach(peer, report, facts.snapshot, most.min(MAX_REPORTED_NODES));
         left = left.saturating_sub(peer.nodes.len());
     }
-    peers.into_values().take(MAX_REPORTED_PEERS).collect()
+    let mut peers: Vec<NodePeer> = peers.into_values().collect();
+    if peers.len() > MAX_REPORTED_PEERS {
+        is_whole = false;
+        peers.sort_by_key(|peer| !peer.accepted);
+        peers.truncate(MAX_REPORTED_PEERS);
+        peers.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+    (peers, is_whole)
 }
 
 fn unreached(name: &str, manifest: &ManifestStatus) -> NodePeer {
@@ -117,9 +164,13 @@ fn unreached(name: &str, manifest: &ManifestStatus) -> NodePeer {
     }
 }
 
-fn reach(peer: &mut NodePeer, report: &PeerReport, snapshot: &Snapshot, most: usize) {
+/// Fills in how a Peer is reached; says whether there was room for all paths.
+fn reach(peer: &mut NodePeer, report: &PeerReport, snapshot: &Snapshot, most: usize) -> bool {
     let mut busy: Vec<&PathReport> = report.nodes.iter().collect();
     busy.retain(|node| node.path != PathKind::Idle);
+    let is_whole = busy.len() <= most;
+    busy.sort_by_key(|node| (!snapshot.probed.contains_key(&node.public_key), &node.name));
+    busy.truncate(most);
     busy.sort_by(|a, b| a.name.cmp(&b.name));
     let answered = report
         .nodes
@@ -127,7 +178,8 @@ fn reach(peer: &mut NodePeer, report: &PeerReport, snapshot: &Snapshot, most: us
         .filter_map(|node| snapshot.probed.get(&node.public_key));
     peer.probed_at = answered.max().map(|at| Time(whole_seconds(*at)));
     peer.node_count = i64::try_from(report.nodes.len()).unwrap_or(i64::MAX);
-    peer.nodes = busy.into_iter().take(most).map(path).collect();
+    peer.nodes = busy.into_iter().map(path).collect();
+    is_whole
 }
 
 fn path(node: &PathReport) -> NodePath {
@@ -148,11 +200,14 @@ fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
-fn findings(facts: &Facts<'_>) -> Vec<Finding> {
+fn findings(facts: &Facts<'_>, is_whole: bool) -> Vec<Finding> {
     let host = &facts.snapshot.host;
     let plane = data_plane(facts);
     let firewall = firewall(host);
-    let ready = ready(facts, &plane, &firewall);
+    let mut ready = ready(facts, &plane, &firewall);
+    if !is_whole {
+        ready.message = format!("{}; {LEFT_OUT}", ready.message);
+    }
     vec![ready, plane, nat_classified(facts.snapshot), firewall]
 }
 
@@ -294,14 +349,12 @@ fn find(host: &HostReport, wanted: impl Fn(Place) -> bool) -> Option<&Condition>
     conditions.find(|condition| wanted(place(condition.code)))
 }
 
-/// The status without what may change all the time.
+/// The status without the times, which change all the time.
 fn without_times(status: &MeshNodeStatus) -> MeshNodeStatus {
     let mut status = status.clone();
+    status.heartbeat_at = None;
     for peer in &mut status.peers {
         peer.probed_at = None;
-        for node in &mut peer.nodes {
-            node.rtt_micros = None;
-        }
     }
     status
 }
@@ -314,19 +367,21 @@ fn probes(status: &MeshNodeStatus) -> Vec<Option<&Time>> {
         .collect()
 }
 
-/// Whether a round trip has come, gone, or changed by a fifth. The paths are the same in both.
-fn rtt_moved(written: &MeshNodeStatus, next: &MeshNodeStatus) -> bool {
-    let all = |status: &MeshNodeStatus| -> Vec<Option<i64>> {
-        let nodes = status.peers.iter().flat_map(|peer| &peer.nodes);
-        nodes.map(|node| node.rtt_micros).collect()
-    };
-    let (before, after) = (all(written), all(next));
-    let moved = |(before, after): (&Option<i64>, &Option<i64>)| match (before, after) {
-        (Some(before), Some(after)) => before.abs_diff(*after) > before.unsigned_abs() / 5,
-        (None, None) => false,
-        (None, Some(_)) | (Some(_), None) => true,
-    };
-    before.iter().zip(&after).any(moved)
+/// The path that was written, if it is still the same one.
+fn written_path<'a>(
+    written: &'a MeshNodeStatus,
+    peer: &str,
+    path: &NodePath,
+) -> Option<&'a NodePath> {
+    let mut peers = written.peers.iter();
+    let mut nodes = peers.find(|one| one.name == peer)?.nodes.iter();
+    nodes
+        .find(|one| one.name == path.name && one.path == path.path && one.endpoint == path.endpoint)
+}
+
+/// Whether a round trip has changed by more than a fifth.
+fn has_moved(before: i64, after: i64) -> bool {
+    before.abs_diff(after) > before.unsigned_abs() / 5
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ async fn a_change_wakes_the_agent_and_is_told_once() {
     let objects = ClusterObjects {
         peers: vec![StoredObject {
             name: "p".to_owned(),
+            uid: String::new(),
             spec: json!({"allowedCIDRs": []}),
         }],
         ..ClusterObjects::default()

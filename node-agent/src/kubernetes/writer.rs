@@ -13,7 +13,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::OwnNode;
-use super::status::{Facts, is_due, status};
+use super::status::{Facts, damp, is_due, round_trips, status};
 use crate::{Health, StatusSource};
 
 /// Who owns the fields.
@@ -45,6 +45,8 @@ struct Written {
     uid: String,
     status: MeshNodeStatus,
     at: Instant,
+    /// When other round trips were written last.
+    trips_at: Instant,
 }
 
 impl Writer {
@@ -98,7 +100,10 @@ impl Writer {
         {
             self.written = None;
         }
-        let next = self.status(&own).await;
+        let mut next = self.status(&own).await;
+        if let Some(written) = &self.written {
+            damp(&written.status, &mut next, written.trips_at.elapsed());
+        }
         let due = self
             .written
             .as_ref()
@@ -109,11 +114,7 @@ impl Writer {
         match self.write(&next).await {
             Ok(()) => {
                 self.retry = None;
-                self.written = Some(Written {
-                    uid: own.uid,
-                    status: next,
-                    at: Instant::now(),
-                });
+                self.written = Some(Written::new(self.written.take(), own.uid, next));
             }
             Err(error) => self.failed(&error),
         }
@@ -165,6 +166,17 @@ impl Writer {
 }
 
 impl Written {
+    fn new(before: Option<Self>, uid: String, status: MeshNodeStatus) -> Self {
+        let now = Instant::now();
+        let same = before.filter(|it| round_trips(&it.status) == round_trips(&status));
+        Self {
+            uid,
+            status,
+            at: now,
+            trips_at: same.map_or(now, |it| it.trips_at),
+        }
+    }
+
     /// Whether the object is another one by now, or somebody has taken the status away.
     fn is_lost(&self, own: &OwnNode) -> bool {
         let other = self.uid != own.uid;

@@ -40,6 +40,8 @@ pub(crate) struct Ranges {
     pub(crate) nodes: BTreeMap<String, Vec<IpNet>>,
     /// Addresses of nodes.
     pub(crate) addresses: BTreeMap<IpAddr, String>,
+    /// Addresses of the API server.
+    pub(crate) servers: BTreeSet<IpAddr>,
 }
 
 impl Ranges {
@@ -71,6 +73,7 @@ pub(crate) fn discover(spec: &MeshSpec, networks: &[NetworkObject], nodes: &[Arc
         source: source.to_owned(),
         nodes: of_nodes.collect(),
         addresses: nodes::addresses(nodes),
+        servers: plugin.servers,
         pods,
     }
 }

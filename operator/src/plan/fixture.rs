@@ -65,6 +65,7 @@ impl Fixture {
         fixture.mesh(json!({"clusterName": "berlin", "podCIDRs": ["10.1.0.0/16"]}));
         fixture.node("n1", &["10.1.1.0/24"]);
         fixture.node("n2", &["10.1.2.0/24"]);
+        fixture.world.heard.begin(&[]);
         fixture
     }
 
@@ -130,6 +131,7 @@ impl Fixture {
         let found = found.filter(|one| one.name_any() == node);
         for one in found {
             Arc::make_mut(one).status = Some(object(status.clone()));
+            let _ = self.world.heard.note(one, self.world.now);
         }
     }
 
@@ -377,6 +379,7 @@ fn empty() -> World {
         peers: Vec::new(),
         invites: Vec::new(),
         mesh_nodes: Vec::new(),
+        heard: crate::heard::Heard::default(),
         slices: Vec::new(),
         nodes: Vec::new(),
         networks: Vec::new(),

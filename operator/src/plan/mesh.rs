@@ -8,7 +8,7 @@ use kube::ResourceExt;
 
 use super::draft::{Draft, by_age};
 use super::ground::Ground;
-use super::nodes::Count;
+use super::nodes::{self, Count};
 use super::relays::{self, Site};
 use crate::action::StatusOf;
 use crate::world::World;
@@ -17,8 +17,6 @@ const ACCEPTED: &str = "Accepted";
 const READY: &str = "Ready";
 /// Most relays in a status.
 const MAX_RELAYS: usize = 16;
-/// Names of nodes in a message.
-const MAX_NAMES: usize = 5;
 
 /// What the status of the Mesh is made of, besides the ground.
 #[derive(Debug)]
@@ -107,7 +105,7 @@ fn findings(ground: Ground<'_>, facts: &Facts<'_>, relays: Finding) -> Vec<Findi
     ];
     // Before it has joined, a cluster may have no relay.
     findings.extend(facts.joined.clone());
-    findings.extend([relays, agents(&facts.nodes)]);
+    findings.extend([relays, nodes::finding(&facts.nodes)]);
     let against = findings
         .iter()
         .find(|finding| finding.status != ConditionStatus::True);
@@ -122,6 +120,9 @@ fn findings(ground: Ground<'_>, facts: &Facts<'_>, relays: Finding) -> Vec<Findi
 fn ranges(ground: Ground<'_>) -> Finding {
     const KIND: &str = "CIDRsResolved";
     let ranges = ground.ranges;
+    if let Some(message) = nodes::unserved(ground) {
+        return Finding::new(KIND, false, "TooManyPrefixes", message);
+    }
     match ranges.source.as_str() {
         "" => {
             let message = "neither the Nodes nor a known network plugin tell the range of pods; set spec.podCIDRs";
@@ -133,23 +134,4 @@ fn ranges(ground: Ground<'_>) -> Finding {
         }
         source => Finding::new(KIND, true, "Found", format!("from {source}")),
     }
-}
-
-fn agents(nodes: &Count) -> Finding {
-    const KIND: &str = "AgentsReady";
-    if nodes.all == 0 {
-        return Finding::new(KIND, false, "NoNodes", "there is no Node");
-    }
-    if nodes.unready.is_empty() {
-        return Finding::new(KIND, true, "Ready", "the agent of every node is ready");
-    }
-    let mut names = nodes.unready.clone();
-    names.truncate(MAX_NAMES);
-    let message = format!(
-        "the agents of {} of {} nodes are not ready: {}; look at their MeshNodes and pods",
-        nodes.unready.len(),
-        nodes.all,
-        names.join(", ")
-    );
-    Finding::new(KIND, false, "AgentsNotReady", message)
 }

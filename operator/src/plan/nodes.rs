@@ -1,5 +1,6 @@
 //! `MeshNodes`: what each node's agent is told.
 
+mod count;
 mod prefixes;
 mod probes;
 #[cfg(test)]
@@ -8,7 +9,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::{ExternalRelay, MeshNode, MeshNodeSpec, is_true};
+use api::{AdmittedPeer, ExternalRelay, MeshNode, MeshNodeSpec, is_true};
 use derp::NodeKey;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -25,19 +26,12 @@ use super::relays::Site;
 use crate::action::Kind;
 use crate::world::World;
 
+pub(crate) use count::{Count, count, finding};
+
 /// Most reserved ranges.
 const MAX_RESERVED: usize = 320;
 /// Most prefixes of a node.
 const MAX_PREFIXES: usize = 64;
-
-/// The nodes of this cluster, as counted for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Count {
-    /// All.
-    pub(crate) all: usize,
-    /// Names of those whose agent is not ready.
-    pub(crate) unready: Vec<String>,
-}
 
 /// Sees to the `MeshNodes`: one per Node.
 pub(crate) fn write(
@@ -50,6 +44,7 @@ pub(crate) fn write(
     let prefixes = prefixes::of_nodes(ground);
     let probes = probes::elect(ground, peers);
     let reserved: Vec<_> = ground.ranges.reserved().take(MAX_RESERVED).collect();
+    let admitted = admitted(peers);
     for node in present(ground.world) {
         let name = node.name_any();
         let found = find(&ground.world.mesh_nodes, &name);
@@ -60,7 +55,11 @@ pub(crate) fn write(
             reserved: texts(&reserved),
             relays: relays(sites, passes, found.and_then(public_key)),
             probes: probes.get(&name).cloned().unwrap_or_default(),
+            admitted: Some(admitted.clone()),
         };
+        if let Some(at) = ground.world.heard.silent_at(&name) {
+            draft.wake_at(at);
+        }
         draft.apply(mesh_node(node, name, spec), found);
     }
     for gone in &ground.world.mesh_nodes {
@@ -68,6 +67,16 @@ pub(crate) fn write(
             draft.delete(Kind::MeshNode, gone.as_ref());
         }
     }
+}
+
+/// What nodes should serve and cannot, for people: there is no room for it.
+pub(crate) fn unserved(ground: Ground<'_>) -> Option<String> {
+    let prefixes = prefixes::of_nodes(ground);
+    let (node, prefixes) = prefixes.iter().find(|(_, all)| all.len() > MAX_PREFIXES)?;
+    Some(format!(
+        "node {node} should serve {} prefixes and serves the first {MAX_PREFIXES}; give it fewer, larger ones",
+        prefixes.len()
+    ))
 }
 
 /// Deletes all `MeshNodes`.
@@ -89,23 +98,26 @@ pub(crate) fn records(world: &World) -> Records {
     records
 }
 
-/// Counts the nodes.
-pub(crate) fn count(world: &World) -> Count {
-    let unready = present(world).map(|node| node.name_any()).filter(|name| {
-        let node = find(&world.mesh_nodes, name);
-        !node.is_some_and(|node| is_ready(world, node))
-    });
-    Count {
-        all: present(world).count(),
-        unready: unready.collect(),
-    }
+/// What agents may put into force: each Peer that stands in nobody's way, with its ranges.
+fn admitted(peers: &[Verdict<'_>]) -> Vec<AdmittedPeer> {
+    let in_force = peers.iter().filter(|peer| peer.is_in_force());
+    let mut admitted: Vec<AdmittedPeer> = in_force
+        .map(|peer| AdmittedPeer {
+            name: peer.name.clone(),
+            uid: peer.peer.uid().unwrap_or_default(),
+            allowed_cidrs: texts(&peer.allowed),
+        })
+        .collect();
+    admitted.sort_by(|a, b| a.name.cmp(&b.name));
+    admitted
 }
 
-/// Whether a node's agent says that it is ready, and the node still lives: nobody takes back what a dead agent said.
+/// Whether a node's agent says that it is ready, and both still live: nobody takes back what a dead agent said.
 fn is_ready(world: &World, node: &MeshNode) -> bool {
-    let status = node.status.as_ref();
+    let (status, name) = (node.status.as_ref(), node.name_any());
     status.is_some_and(|status| is_true(&status.conditions, "Ready"))
-        && find(&world.nodes, &node.name_any()).is_some_and(is_alive)
+        && !world.heard.is_silent(&name, world.now)
+        && find(&world.nodes, &name).is_some_and(is_alive)
 }
 
 fn is_alive(node: &Node) -> bool {

@@ -2,6 +2,7 @@
 
 mod claims;
 mod judge;
+mod keys;
 mod slices;
 mod status;
 

@@ -11,7 +11,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Document, Form, Kind, ObjectId, read_spec};
-use crate::{Code, MeshNodeSpec, MeshSpec, NodeSpec, Problem, Relays};
+use crate::{AdmittedPeer, Code, MeshNodeSpec, MeshSpec, NodeSpec, Problem, Relays};
+
+mod clip;
+
+pub(crate) use clip::{clipped, is_within, within};
 
 /// Most nodes of one Peer, as many as may be written into a `Peer`.
 pub(crate) const MAX_NODES: usize = 8192;
@@ -36,6 +40,8 @@ pub struct ClusterObjects {
 pub struct StoredObject {
     /// `metadata.name`.
     pub name: String,
+    /// `metadata.uid`; empty if there is none.
+    pub uid: String,
     /// `spec`; null if there is none.
     pub spec: Value,
 }
@@ -69,8 +75,21 @@ impl ClusterObjects {
         })
     }
 
-    /// The objects as documents, each with a name that takes the place of a file's. While the MeshNode is missing it is
-    /// not known what no Peer may have, so that nothing new comes into force; what is deleted goes all the same.
+    /// What the Peer of this name may use at most: what it asks for, and of that what the operator has admitted. `None`: it may
+    /// not be in force. While the operator has not decided, that is left open.
+    pub(crate) fn granted(&self, name: &str) -> Option<Vec<IpNet>> {
+        let peer = self.peers.iter().find(|peer| peer.name == name)?;
+        let asked = peer.spec.get("allowedCIDRs").and_then(Value::as_array);
+        let asked = asked.into_iter().flatten().filter_map(Value::as_str);
+        let asked = asked.filter_map(|text| text.parse().ok()).collect();
+        match self.mesh_node_spec().and_then(|node| node.admitted) {
+            None => Some(asked),
+            Some(admitted) => Some(within(&asked, &ranges(&admitted, peer)?)),
+        }
+    }
+
+    /// The objects as documents, each with a name that takes the place of a file's. While the MeshNode is missing, or does
+    /// not say which Peers may be in force, nothing new comes into force; what is deleted goes all the same.
     pub(crate) fn documents(
         &self,
         own_key: NodeKey,
@@ -83,19 +102,19 @@ impl ClusterObjects {
             });
             (Kind::Mesh, &mesh.name, spec)
         });
-        let known = self.mesh_node_spec().is_some();
-        let peers = self.peers.iter().map(move |peer| {
-            let spec = if known {
-                Ok(peer.spec.clone())
-            } else {
-                waiting()
-            };
-            (Kind::Peer, &peer.name, spec)
-        });
-        meshes.chain(peers).map(move |(kind, name, spec)| {
+        let meshes = meshes.map(move |(kind, name, spec)| {
             let document = spec.map(|spec| document(kind, name, spec, own_key));
             (format!("{}/{name}", kind.name()), document)
-        })
+        });
+        let admitted = self.mesh_node_spec().and_then(|node| node.admitted);
+        let peers = self.peers.iter().map(move |peer| {
+            let document = match &admitted {
+                None => waiting().map(|spec| document(Kind::Peer, &peer.name, spec, own_key)),
+                Some(admitted) => Ok(peer_document(peer, admitted, own_key)),
+            };
+            (format!("{}/{}", Kind::Peer.name(), peer.name), document)
+        });
+        meshes.chain(peers)
     }
 
     /// What the slices say of every Peer, by its name, in the order of the slices' names. A node that cannot be read is
@@ -124,7 +143,7 @@ impl ClusterObjects {
     fn waiting(&self) -> Problem {
         let what = self
             .missing()
-            .unwrap_or_else(|| format!("a MeshNode {} that can be read", self.node));
+            .unwrap_or_else(|| format!("the operator to decide in MeshNode {}", self.node));
         let message = format!("waiting for {what}; what was in force stays");
         Problem::new("", Code::NotReadYet, message)
     }
@@ -143,6 +162,31 @@ fn mesh_spec(mesh: &Value, node: &MeshNodeSpec) -> Option<Value> {
         ..mesh
     };
     serde_json::to_value(spec).ok()
+}
+
+/// What the operator lets this very Peer use.
+fn ranges(admitted: &[AdmittedPeer], peer: &StoredObject) -> Option<Vec<IpNet>> {
+    let mut admitted = admitted.iter();
+    let found = admitted.find(|one| one.name == peer.name && one.uid == peer.uid)?;
+    let texts = found.allowed_cidrs.iter();
+    Some(texts.filter_map(|text| text.parse().ok()).collect())
+}
+
+/// A Peer as far as it is admitted.
+fn peer_document(peer: &StoredObject, admitted: &[AdmittedPeer], own_key: NodeKey) -> Document {
+    let Some(ranges) = ranges(admitted, peer) else {
+        let message = "the operator has not admitted this Peer, or no longer does; `kubectl describe peer` says why";
+        return Document {
+            object: Err(vec![Problem::new("", Code::NotAdmitted, message)]),
+            ..document(Kind::Peer, &peer.name, peer.spec.clone(), own_key)
+        };
+    };
+    document(
+        Kind::Peer,
+        &peer.name,
+        clipped(&peer.spec, &ranges),
+        own_key,
+    )
 }
 
 fn document(kind: Kind, name: &str, spec: Value, own_key: NodeKey) -> Document {

@@ -223,9 +223,21 @@ fn everything_is_bounded() {
             })
             .collect(),
     };
-    big.peers = (0..100).map(many).collect();
-    let status = of(&big, &[]);
+    big.peers = (0..MAX_REPORTED_PEERS).map(many).collect();
+    let refused: Vec<_> = (0..50)
+        .map(|number| manifest("Peer", &format!("a{number}"), Some(Code::OverlapsOwn)))
+        .collect();
+    let status = of(&big, &refused);
     assert_eq!(status.peers.len(), MAX_REPORTED_PEERS);
+    assert!(
+        status
+            .peers
+            .iter()
+            .all(|peer| peer.accepted && !peer.nodes.is_empty()),
+        "those in force come first, each with a path"
+    );
+    let ready = find_condition(&status.conditions, "Ready").expect("there");
+    assert!(ready.message.ends_with(LEFT_OUT), "{ready:?}");
     assert!(
         status
             .peers
@@ -257,7 +269,11 @@ fn times_of_conditions_come_from_the_status_before() {
 fn paths_are_told_at_once_and_times_now_and_then() {
     let written = of(&snapshot(), &[]);
     let seconds = Duration::from_secs;
-    assert!(!is_due(&written, &written.clone(), seconds(1000)));
+    let later = MeshNodeStatus {
+        heartbeat_at: Some(Time(at(114))),
+        ..written.clone()
+    };
+    assert!(!is_due(&written, &later, seconds(14)) && is_due(&written, &later, seconds(15)));
 
     let mut moved = snapshot();
     moved.peers[0].nodes[1].path = PathKind::Direct;
@@ -269,14 +285,28 @@ fn paths_are_told_at_once_and_times_now_and_then() {
     probed.probed.insert(key(2), at(80));
     let probed = of(&probed, &[]);
     assert!(!is_due(&written, &probed, seconds(9)) && is_due(&written, &probed, seconds(10)));
+}
 
-    let with_rtt = |rtt| {
-        let mut slower = snapshot();
-        slower.peers[0].nodes[0].rtt_micros = rtt;
-        of(&slower, &[])
+#[test]
+fn round_trips_change_now_and_then_and_only_when_it_matters() {
+    let written = of(&snapshot(), &[]);
+    let damped = |rtt: Option<u64>, second| {
+        let mut later = snapshot();
+        later.peers[0].nodes[0].rtt_micros = rtt;
+        let mut later = of(&later, &[]);
+        damp(&written, &mut later, Duration::from_secs(second));
+        round_trips(&later)
     };
-    let slower = with_rtt(Some(1201));
-    assert!(!is_due(&written, &slower, seconds(29)) && is_due(&written, &slower, seconds(30)));
-    assert!(!is_due(&written, &with_rtt(Some(1200)), seconds(100)));
-    assert!(is_due(&written, &with_rtt(None), seconds(30)));
+    let before = [Some(9000), Some(1000)];
+    assert_eq!(damped(Some(1201), 29), before);
+    assert_eq!(damped(Some(1201), 30), [Some(9000), Some(1201)]);
+    assert_eq!(damped(Some(1200), 100), before);
+    assert_eq!(damped(None, 29), before);
+    assert_eq!(damped(None, 30), [Some(9000), None]);
+    let mut moved = snapshot();
+    moved.peers[0].nodes[0].path = PathKind::Relay;
+    moved.peers[0].nodes[0].rtt_micros = Some(1001);
+    let mut moved = of(&moved, &[]);
+    damp(&written, &mut moved, Duration::ZERO);
+    assert_eq!(round_trips(&moved)[1], Some(1001), "another path");
 }

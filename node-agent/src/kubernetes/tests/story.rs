@@ -116,6 +116,7 @@ fn mesh(fake: &Fake) {
 fn node(fake: &Fake) {
     let spec = json!({
         "prefixes": ["10.1.1.0/24"], "reserved": ["10.1.0.0/16"], "probes": ["p"],
+        "admitted": [{"name": "p", "uid": "Peer-p", "allowedCIDRs": ["10.2.0.0/16"]}],
         "relays": [{"url": "https://r.example", "pass": "abc"}]
     });
     fake.put("meshnodes", "MeshNode", "n1", spec);

@@ -1,6 +1,7 @@
 //! What network plugins, and the tools that set clusters up, say about ranges.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::Value;
@@ -20,6 +21,8 @@ pub(super) struct Plugin {
     pub(super) services: Vec<IpNet>,
     /// Prefixes of single nodes.
     pub(super) of_nodes: BTreeMap<String, Vec<IpNet>>,
+    /// Addresses of the API server.
+    pub(super) servers: BTreeSet<IpAddr>,
 }
 
 impl Plugin {
@@ -65,6 +68,10 @@ impl Plugin {
             NetworkKind::ServiceCidr => self
                 .services
                 .extend(usable(&strings(object, "/spec/cidrs"))),
+            NetworkKind::ApiService => self
+                .servers
+                .extend(addresses(&strings(object, "/spec/clusterIPs"))),
+            NetworkKind::ApiEndpoints => self.servers.extend(endpoints(object)),
         }
     }
 
@@ -129,6 +136,18 @@ fn kubeadm(object: &Value, key: &str) -> Vec<IpNet> {
         (found == key).then_some(value)
     });
     comma_separated(value.unwrap_or_default())
+}
+
+fn endpoints(object: &Value) -> Vec<IpAddr> {
+    let list = object.pointer("/endpoints").and_then(Value::as_array);
+    let endpoints = list.into_iter().flatten();
+    endpoints
+        .flat_map(|endpoint| addresses(&strings(endpoint, "/addresses")))
+        .collect()
+}
+
+fn addresses(texts: &[String]) -> Vec<IpAddr> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 fn comma_separated(list: &str) -> Vec<IpNet> {

@@ -40,6 +40,23 @@ fn without_anything_else_the_nodes_say_it() {
 }
 
 #[test]
+fn the_api_server_is_found() {
+    let networks = [
+        object(
+            NetworkKind::ApiService,
+            json!({"spec": {"clusterIPs": ["10.96.0.1", "fd96::1"]}}),
+        ),
+        object(
+            NetworkKind::ApiEndpoints,
+            json!({"endpoints": [{"addresses": ["198.51.100.7"]}, {"addresses": ["x"]}, {}]}),
+        ),
+    ];
+    let found = discover(&spec(&[]), &networks, &nodes());
+    let servers: Vec<String> = found.servers.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["10.96.0.1", "198.51.100.7", "fd96::1"]);
+}
+
+#[test]
 fn nodes_far_apart_are_not_joined_to_a_range() {
     let nodes = [
         node("n1", &["10.1.0.0/24"], "192.0.2.1"),

@@ -162,3 +162,143 @@ fn one_gateway_serves_for_nodes_without_prefixes() {
         "it stays"
     );
 }
+
+/// Lets an agent say that it is there, at a time of its own.
+fn heartbeat(fixture: &mut Fixture, name: &str, second: i64) {
+    let mut status = serde_json::to_value(node(fixture, name).status.clone()).expect("JSON");
+    let at = jiff::Timestamp::from_second(second).expect("a time");
+    status["heartbeatAt"] = json!(at.to_string());
+    fixture.report(name, status);
+}
+
+fn agents(fixture: &Fixture) -> (String, String, String) {
+    let conditions = fixture.mesh_status().conditions;
+    let found = api::find_condition(&conditions, "AgentsReady").expect("there");
+    (
+        found.status.clone(),
+        found.reason.clone(),
+        found.message.clone(),
+    )
+}
+
+#[test]
+fn a_silent_agent_is_not_ready_and_others_take_over() {
+    let mut fixture = linked();
+    let silent = prober(&fixture).expect("somebody probes");
+    let other = if silent == "n1" { "n2" } else { "n1" };
+    crate::plan::tests::probed(&mut fixture, "direct", 0);
+    heartbeat(&mut fixture, &silent, 7);
+    heartbeat(&mut fixture, other, 9);
+    fixture.settle();
+    let records = plan(&fixture.world).sync.expect("conversations").records;
+    for second in 1..=4 {
+        fixture.pass_seconds(11);
+        heartbeat(&mut fixture, other, 9 + 11 * second);
+        let plan = plan(&fixture.world);
+        assert_eq!(plan.sync.expect("conversations").records, records);
+        fixture.settle();
+        assert_eq!(prober(&fixture).as_ref(), Some(&silent), "after {second}");
+    }
+    let wake = fixture.settle().wake_after.expect("another look");
+    assert_eq!(wake.as_secs(), 1);
+    fixture.pass_seconds(1);
+    fixture.settle();
+    let (status, reason, message) = agents(&fixture);
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", "AgentsNotReady")
+    );
+    assert!(message.contains(&format!("{silent} (silent)")), "{message}");
+    assert!(!message.contains(other), "{message}");
+    assert_eq!(fixture.mesh_status().nodes.as_deref(), Some("1/2"));
+    assert_eq!(prober(&fixture).as_deref(), Some(other));
+    let peer = fixture.peer_status("tokyo");
+    let ready = api::find_condition(&peer.conditions, "Ready").expect("there");
+    assert_eq!((ready.status.as_str(), peer.path), ("Unknown", None));
+    heartbeat(&mut fixture, &silent, 8);
+    fixture.settle();
+    assert_eq!(agents(&fixture).0, "True");
+}
+
+#[test]
+fn a_gateway_whose_agent_is_silent_is_replaced() {
+    let mut fixture = Fixture::new();
+    for node in &mut fixture.world.nodes {
+        let node = Arc::make_mut(node);
+        node.spec = None;
+        node.metadata.labels = Some([("culvert.dev/gateway".to_owned(), "true".to_owned())].into());
+    }
+    fixture.settle();
+    fixture.agents_ready();
+    heartbeat(&mut fixture, "n1", 1);
+    fixture.settle();
+    assert_eq!(node(&fixture, "n1").spec.prefixes, ["10.1.0.0/16"]);
+    fixture.pass_seconds(44);
+    heartbeat(&mut fixture, "n2", 1);
+    fixture.settle();
+    assert_eq!(node(&fixture, "n1").spec.prefixes, ["10.1.0.0/16"]);
+    fixture.pass_seconds(1);
+    fixture.settle();
+    assert_eq!(node(&fixture, "n2").spec.prefixes, ["10.1.0.0/16"]);
+    assert!(node(&fixture, "n1").spec.prefixes.is_empty());
+}
+
+fn agent_on(fixture: &mut Fixture, node: &str) {
+    let pod = json!({"metadata": {"name": node}, "spec": {"nodeName": node, "containers": []}});
+    let pod = serde_json::from_value(pod).expect("a Pod");
+    fixture.world.owned.agents.push(Arc::new(pod));
+}
+
+#[test]
+fn nodes_without_an_agent_do_not_count_and_are_named() {
+    let mut fixture = Fixture::new();
+    fixture.settle();
+    assert_eq!(agents(&fixture).1, "NoAgents");
+    fixture.node("windows", &["10.1.3.0/24"]);
+    fixture.settle();
+    fixture.agents_ready();
+    fixture.settle();
+    let (status, _, message) = agents(&fixture);
+    assert_eq!(status, "True");
+    assert!(message.ends_with("without one are windows"), "{message}");
+    assert_eq!(fixture.mesh_status().nodes.as_deref(), Some("2/2"));
+    agent_on(&mut fixture, "windows");
+    fixture.settle();
+    let (_, reason, message) = agents(&fixture);
+    assert_eq!(reason, "AgentsNotReady");
+    assert!(
+        message.contains("1 of 3 nodes are not ready: windows"),
+        "{message}"
+    );
+}
+
+#[test]
+fn two_nodes_with_one_key_are_named() {
+    let mut fixture = linked();
+    let status = serde_json::to_value(node(&fixture, "n1").status.clone()).expect("JSON");
+    fixture.report("n2", status);
+    fixture.settle();
+    let (_, reason, message) = agents(&fixture);
+    assert_eq!(reason, "DuplicateKey");
+    assert!(message.contains("n1, n2"), "{message}");
+}
+
+#[test]
+fn what_a_node_cannot_serve_is_told() {
+    let mut fixture = Fixture::new();
+    let many: Vec<String> = (0..65)
+        .map(|number| format!("10.1.{number}.0/24"))
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    fixture.node("n3", &many);
+    fixture.settle();
+    assert_eq!(node(&fixture, "n3").spec.prefixes.len(), 64);
+    let conditions = fixture.mesh_status().conditions;
+    let found = api::find_condition(&conditions, "CIDRsResolved").expect("there");
+    assert_eq!(found.reason, "TooManyPrefixes");
+    assert!(
+        found.message.contains("n3 should serve 65"),
+        "{}",
+        found.message
+    );
+}

@@ -7,15 +7,12 @@ use derp::{NodeKey, RelayUrl};
 use ipnet::IpNet;
 
 use super::judge::Verdict;
+use super::keys::Keys;
 
 /// Refused claims that are shown.
 const MAX_SHOWN: usize = 16;
 /// Most text of one.
 const MAX_MESSAGE: usize = 1024;
-
-/// Keys that are taken, and by whom.
-#[derive(Debug, Default)]
-pub(super) struct Keys(BTreeMap<NodeKey, String>);
 
 /// What became of a peer's proposals.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,19 +23,6 @@ pub(super) struct Claims {
     pub(super) refused: Vec<RefusedClaim>,
     /// How many nodes were proposed that serve anything.
     pub(super) proposed: usize,
-}
-
-impl Keys {
-    /// Takes a key for somebody, unless somebody else has it.
-    pub(super) fn take(&mut self, key: NodeKey, by: &str) -> Result<(), String> {
-        match self.0.get(&key) {
-            Some(holder) if holder != by => Err(holder.clone()),
-            Some(_) | None => {
-                self.0.insert(key, by.to_owned());
-                Ok(())
-            }
-        }
-    }
 }
 
 impl Claims {
@@ -53,14 +37,35 @@ impl Claims {
             });
         }
     }
+
+    fn refuse_outside(&mut self, peer: &Verdict<'_>, node: &str, prefix: IpNet) {
+        let message = format!(
+            "{prefix} lies outside allowedCIDRs of Peer {}; allow it there if it is right",
+            peer.name
+        );
+        self.refuse(node, Code::PrefixOutsideAllowed.name(), message);
+    }
 }
 
-/// Holds proposals, sorted by name, against what the Peer may use. `known` are the relays of this cluster.
+/// Refuses prefixes of nodes that are given by hand: agents leave out those that the Peer itself does not allow.
+pub(super) fn check_written(peer: &Verdict<'_>) -> Claims {
+    let mut claims = Claims::default();
+    for node in &peer.peer.spec.nodes {
+        let prefixes = node.prefixes.iter().filter_map(|text| text.parse().ok());
+        for prefix in prefixes.filter(|prefix| !is_allowed(peer, *prefix)) {
+            claims.refuse_outside(peer, &node.name, prefix);
+        }
+    }
+    claims
+}
+
+/// Holds proposals, sorted by name, against what the Peer may use, and adds what comes of it to `claims`. `known` are the relays of this cluster.
 pub(super) fn check(
     peer: &Verdict<'_>,
     proposals: &[NodeSpec],
     known: &BTreeSet<RelayUrl>,
     keys: &mut Keys,
+    claims: Claims,
 ) -> Claims {
     let mut check = Check {
         peer,
@@ -74,7 +79,7 @@ pub(super) fn check(
             .map(|node| node.name.as_str())
             .collect(),
         prefixes: written_prefixes(peer),
-        claims: Claims::default(),
+        claims,
     };
     for node in proposals.iter().filter(|node| !node.prefixes.is_empty()) {
         check.node(node);
@@ -105,8 +110,7 @@ impl Check<'_> {
             let message = "its public key is none";
             return self.claims.refuse(&node.name, Code::BadKey.name(), message);
         };
-        let holder = format!("node {} of Peer {}", node.name, self.peer.name);
-        if let Err(other) = self.keys.take(key, &holder) {
+        if let Err(other) = self.keys.take(key, &node.name, &self.peer.name) {
             let message = format!("its public key is that of {other}");
             return self
                 .claims
@@ -137,18 +141,8 @@ impl Check<'_> {
                 return None;
             }
         };
-        if !self
-            .peer
-            .allowed
-            .iter()
-            .any(|allowed| allowed.contains(&prefix))
-        {
-            let message = format!(
-                "{prefix} lies outside allowedCIDRs of Peer {}; allow it there if it is right",
-                self.peer.name
-            );
-            self.claims
-                .refuse(node, Code::PrefixOutsideAllowed.name(), message);
+        if !is_allowed(self.peer, prefix) {
+            self.claims.refuse_outside(self.peer, node, prefix);
             return None;
         }
         if let Some(other) = self.prefixes.get(&prefix).filter(|other| *other != node) {
@@ -166,6 +160,10 @@ impl Check<'_> {
         let url: RelayUrl = node.home_relay.as_ref()?.parse().ok()?;
         self.known.contains(&url).then(|| url.to_string())
     }
+}
+
+fn is_allowed(peer: &Verdict<'_>, prefix: IpNet) -> bool {
+    peer.allowed.iter().any(|allowed| allowed.contains(&prefix))
 }
 
 fn written_prefixes(peer: &Verdict<'_>) -> BTreeMap<IpNet, String> {

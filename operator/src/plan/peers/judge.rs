@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use api::{Peer, check_prefix, overlap};
+use api::{MAX_ADMITTED_PEERS, MAX_ADMITTED_RANGES, Peer, check_prefix, overlap};
 use derp::RelayUrl;
 use ipnet::IpNet;
 use kube::ResourceExt;
@@ -11,6 +11,8 @@ use sync::ClusterIdentity;
 use crate::plan::draft::by_age;
 use crate::plan::ground::Ground;
 use crate::plan::relays::Site;
+
+use super::keys::Keys;
 
 /// Why a Peer may not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,11 +64,49 @@ impl Problem {
 /// Judges all Peers from the oldest to the youngest: of two that exclude each other the older one stays.
 pub(crate) fn judge<'a>(ground: Ground<'a>, own: &[Site]) -> Vec<Verdict<'a>> {
     let mut verdicts: Vec<Verdict<'a>> = Vec::new();
+    let mut keys = Keys::of_nodes(ground);
+    let mut room = Room::default();
     for peer in by_age(&ground.world.peers) {
-        let verdict = judge_one(ground, own, &verdicts, peer);
+        let mut verdict = judge_one(ground, own, &verdicts, peer);
+        if verdict.is_in_force() {
+            verdict.refused = room.take(&verdict).or_else(|| keys.take_written(&verdict));
+        }
         verdicts.push(verdict);
     }
     verdicts
+}
+
+/// What is left for Peers to be in force.
+struct Room {
+    peers: usize,
+    ranges: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            peers: MAX_ADMITTED_PEERS,
+            ranges: MAX_ADMITTED_RANGES,
+        }
+    }
+}
+
+impl Room {
+    /// Makes place for a Peer, or says why there is none.
+    fn take(&mut self, peer: &Verdict<'_>) -> Option<Problem> {
+        let left = self
+            .peers
+            .checked_sub(1)
+            .zip(self.ranges.checked_sub(peer.allowed.len()));
+        let Some((peers, ranges)) = left else {
+            let message = format!(
+                "older Peers leave no room: {MAX_ADMITTED_PEERS} may be in force, with {MAX_ADMITTED_RANGES} ranges in all; delete some, or join ranges"
+            );
+            return Some(Problem::new("TooManyPeers", message));
+        };
+        *self = Self { peers, ranges };
+        None
+    }
 }
 
 /// What stands against a range, in words: our own ranges, addresses of nodes and relays, and Peers.
@@ -78,6 +118,7 @@ pub(crate) fn rival(
 ) -> Option<Problem> {
     of_ranges(ground, range)
         .or_else(|| of_nodes(ground, range))
+        .or_else(|| of_servers(ground, range))
         .or_else(|| of_relays(relays, range))
         .or_else(|| of_peers(peers, range))
 }
@@ -187,6 +228,14 @@ fn of_nodes(ground: Ground<'_>, range: IpNet) -> Option<Problem> {
     let message = format!(
         "{range} holds {address}, the address of node {node} of this cluster; leave it out"
     );
+    Some(Problem::new("OverlapsConnected", message))
+}
+
+fn of_servers(ground: Ground<'_>, range: IpNet) -> Option<Problem> {
+    let mut servers = ground.ranges.servers.iter();
+    let address = servers.find(|address| range.contains(*address))?;
+    let message =
+        format!("{range} holds {address}, the address of this cluster's API server; leave it out");
     Some(Problem::new("OverlapsConnected", message))
 }
 

@@ -7,13 +7,14 @@ use api::{
     Code, Finding, MAX_SLICE_NODES, NodeSpec, PeerSlice, PeerSliceSpec, PeerSliceStatus,
     conditions as conditions_of,
 };
-use derp::RelayUrl;
+use derp::{NodeKey, RelayUrl};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use sync::{NodeRecord, PeerView, Records};
 
-use super::claims::{self, Claims, Keys};
+use super::claims::{self, Claims};
 use super::judge::Verdict;
+use super::keys::Keys;
 use crate::action::{Kind, StatusOf};
 use crate::plan::draft::Draft;
 use crate::plan::ground::Ground;
@@ -28,13 +29,13 @@ pub(crate) fn write(
     draft: &mut Draft,
 ) -> Vec<Outcome> {
     let known: BTreeSet<RelayUrl> = sites.iter().filter_map(|site| site.url.clone()).collect();
-    let mut keys = taken_keys(ground, peers);
+    let told: Vec<Told<'_>> = peers.iter().map(|peer| Told::of(ground, peer)).collect();
+    let mut keys = taken_keys(ground, peers, &told);
     let mut outcomes = Vec::new();
-    for peer in peers {
-        let found = slices_of(ground, &peer.name);
-        let claims = claims_of(ground, peer, &found, &known, &mut keys);
-        let wanted = distribute(&claims.accepted, &found);
-        write_one(ground, peer, &found, wanted, draft);
+    for (peer, told) in peers.iter().zip(&told) {
+        let claims = claims_of(peer, told, &known, &mut keys);
+        let wanted = distribute(&claims.accepted, &told.found);
+        write_one(ground, peer, &told.found, wanted, draft);
         outcomes.push(Outcome::new(peer, claims));
     }
     delete_orphans(ground, peers, draft);
@@ -72,45 +73,70 @@ impl Outcome {
     }
 }
 
-/// Keys of our nodes and of nodes given by hand. Those come before all that peers propose.
-fn taken_keys(ground: Ground<'_>, peers: &[Verdict<'_>]) -> Keys {
-    let mut keys = Keys::default();
-    for node in &ground.world.mesh_nodes {
-        let key = node
-            .status
-            .as_ref()
-            .and_then(|status| status.public_key.as_ref());
-        if let Some(key) = key.and_then(|key| key.parse().ok()) {
-            let _ = keys.take(key, &format!("node {} of this cluster", node.name_any()));
+/// What a Peer tells of its nodes.
+struct Told<'a> {
+    /// What it told before, and is in force.
+    found: BTreeMap<String, &'a PeerSlice>,
+    view: Option<&'a PeerView>,
+    /// What it tells now. While it has said nothing since this operator began, that is what it told before. Empty as long as
+    /// it may not be in force.
+    proposals: Vec<NodeSpec>,
+}
+
+impl<'a> Told<'a> {
+    fn of(ground: Ground<'a>, peer: &Verdict<'_>) -> Self {
+        let found = slices_of(ground, &peer.name);
+        let identity = peer.identity.filter(|_| peer.is_in_force());
+        let view = identity.and_then(|identity| ground.world.sync.peers.get(&identity));
+        let records = view.and_then(|view| view.records.as_deref());
+        let proposals = match identity {
+            Some(_) => records.map_or_else(|| kept(&found), proposals),
+            None => Vec::new(),
+        };
+        Self {
+            found,
+            view,
+            proposals,
         }
     }
+
+    /// Keys that it told before and tells still.
+    fn kept_keys(&self) -> impl Iterator<Item = NodeKey> {
+        let key = |node: &NodeSpec| node.public_key.parse().ok();
+        let now: BTreeSet<NodeKey> = self.proposals.iter().filter_map(key).collect();
+        let before = self.found.values().flat_map(|slice| &slice.spec.nodes);
+        before.filter_map(key).filter(move |key| now.contains(key))
+    }
+}
+
+/// Keys of our nodes and of nodes given by hand, which come before all that peers propose; then who had a key keeps it,
+/// however old the others are.
+fn taken_keys(ground: Ground<'_>, peers: &[Verdict<'_>], told: &[Told<'_>]) -> Keys {
+    let mut keys = Keys::of_nodes(ground);
     for peer in peers.iter().filter(|peer| peer.is_in_force()) {
-        for node in &peer.peer.spec.nodes {
-            if let Ok(key) = node.public_key.parse() {
-                let holder = format!("node {} of Peer {}", node.name, peer.name);
-                let _ = keys.take(key, &holder);
-            }
+        // Whose keys are taken is not in force.
+        let _ = keys.take_written(peer);
+    }
+    for (peer, told) in peers.iter().zip(told) {
+        for key in told.kept_keys() {
+            keys.keep(key, &peer.name);
         }
     }
     keys
 }
 
-/// While a peer has said nothing since this operator began, what it said before is in the slices.
 fn claims_of(
-    ground: Ground<'_>,
     peer: &Verdict<'_>,
-    found: &BTreeMap<String, &PeerSlice>,
+    told: &Told<'_>,
     known: &BTreeSet<RelayUrl>,
     keys: &mut Keys,
 ) -> Claims {
-    let Some(identity) = peer.identity.filter(|_| peer.is_in_force()) else {
+    if !peer.is_in_force() {
         return Claims::default();
-    };
-    let view = ground.world.sync.peers.get(&identity);
-    let records = view.and_then(|view| view.records.as_deref());
-    let proposals = records.map_or_else(|| kept(found), proposals);
-    let mut claims = claims::check(peer, &proposals, known, keys);
-    if let Some(view) = view {
+    }
+    let written = claims::check_written(peer);
+    let mut claims = claims::check(peer, &told.proposals, known, keys, written);
+    if let Some(view) = told.view {
         unreadable(view, &mut claims);
     }
     claims

@@ -59,7 +59,7 @@ fn status(
     draft: &mut Draft,
 ) -> PeerStatus {
     let before = peer.peer.status.clone().unwrap_or_default();
-    let probe = Probe::of(ground, &peer.name);
+    let probe = Probe::of(ground, peer);
     if let Some(stale) = probe.as_ref().and_then(Probe::stale_at) {
         draft.wake_at(stale);
     }

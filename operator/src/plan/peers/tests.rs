@@ -6,6 +6,7 @@ use sync::{DownReason, NodeRecord};
 
 use crate::plan::fixture::{Fixture, condition, down, key, secret, up};
 use crate::plan::plan;
+use crate::plan::tests::{linked, probed};
 
 fn spec(identity: u8, cidrs: &[&str]) -> Value {
     json!({"identity": secret(identity).identity().to_string(), "allowedCIDRs": cidrs})
@@ -31,6 +32,10 @@ fn ranges_that_are_not_free_are_refused_and_named() {
         kind: crate::world::NetworkKind::ServiceCidr,
         object: services,
     });
+    fixture.world.networks.push(crate::world::NetworkObject {
+        kind: crate::world::NetworkKind::ApiEndpoints,
+        object: json!({"endpoints": [{"addresses": ["198.51.100.7"]}]}),
+    });
     fixture.peer("older", spec(2, &["10.2.0.0/16"]));
     fixture.pass_seconds(1);
     let mut relay = spec(3, &["203.0.113.0/24"]);
@@ -40,6 +45,7 @@ fn ranges_that_are_not_free_are_refused_and_named() {
         ("services", 5, "10.100.0.0/16"),
         ("nodes", 6, "192.0.2.0/24"),
         ("younger", 7, "10.2.128.0/17"),
+        ("server", 8, "198.51.100.0/24"),
     ] {
         fixture.peer(name, spec(number, &[cidrs]));
     }
@@ -50,6 +56,7 @@ fn ranges_that_are_not_free_are_refused_and_named() {
         ("services", "OverlapsOwn", "10.96.0.0/12"),
         ("nodes", "OverlapsConnected", "node n1"),
         ("younger", "OverlapsPeer", "Peer older"),
+        ("server", "OverlapsConnected", "198.51.100.7"),
         ("relay", "HoldsRelay", "203.0.113.9"),
     ] {
         let (found, message) = problem(&fixture, peer, "NoOverlap");
@@ -59,7 +66,20 @@ fn ranges_that_are_not_free_are_refused_and_named() {
     let older = fixture.peer_status("older").conditions;
     assert_eq!(condition(&older, "NoOverlap"), ("True", "NoOverlap"));
     let sync = plan(&fixture.world).sync.expect("conversations");
-    assert_eq!(sync.peers.len(), 6, "who is known is spoken to");
+    assert_eq!(sync.peers.len(), 7, "who is known is spoken to");
+    let admitted = fixture.world.mesh_nodes[1].spec.admitted.clone();
+    let admitted = admitted.expect("decided");
+    let [older] = admitted.as_slice() else {
+        panic!("what agents may put into force: {admitted:?}");
+    };
+    assert_eq!(
+        (older.name.as_str(), older.allowed_cidrs.as_slice()),
+        ("older", &["10.2.0.0/16".to_owned()][..])
+    );
+    assert_eq!(
+        Some(&older.uid),
+        fixture.world.peers[0].metadata.uid.as_ref()
+    );
 }
 
 #[test]
@@ -304,4 +324,166 @@ fn what_a_peer_said_stays_while_it_is_silent_and_what_it_may_is_looked_at_again(
         fixture.world.slices.is_empty(),
         "a Peer that overlaps has no nodes"
     );
+}
+
+#[test]
+fn a_key_given_by_hand_twice_is_that_of_the_older_peer() {
+    let mut fixture = Fixture::new();
+    let host = |number: u8, range: &str| json!({"allowedCIDRs": [range], "nodes": [{"name": "h", "publicKey": key(number).to_string(), "prefixes": [range]}]});
+    fixture.peer("older", host(60, "10.60.0.0/24"));
+    fixture.pass_seconds(1);
+    fixture.peer("younger", host(60, "10.61.0.0/24"));
+    fixture.peer("own", host(100, "10.62.0.0/24"));
+    fixture.settle();
+    fixture.agents_ready();
+    fixture.settle();
+    for (peer, rival) in [
+        ("younger", "node h of Peer older"),
+        ("own", "node n1 of this cluster"),
+    ] {
+        let (reason, message) = problem(&fixture, peer, "Accepted");
+        assert_eq!(reason, "DuplicateKey");
+        assert!(message.contains(rival), "{message}");
+    }
+    let older = fixture.peer_status("older").conditions;
+    assert_eq!(condition(&older, "Accepted"), ("True", "Accepted"));
+}
+
+#[test]
+fn who_has_a_key_keeps_it_and_an_older_peer_is_told() {
+    let mut fixture = Fixture::new();
+    fixture.peer("older", spec(2, &["10.2.0.0/16"]));
+    fixture.pass_seconds(1);
+    fixture.peer("younger", spec(3, &["10.3.0.0/16"]));
+    let own: &[(&str, u8, &[&str])] = &[("a", 20, &["10.3.1.0/24"])];
+    fixture.view(secret(3).identity(), up("younger", own));
+    fixture.settle();
+    let thief: &[(&str, u8, &[&str])] = &[("t", 20, &["10.2.1.0/24"]), ("u", 21, &["10.2.2.0/24"])];
+    fixture.view(secret(2).identity(), up("older", thief));
+    fixture.settle();
+    let refused = fixture.peer_status("older").refused;
+    assert_eq!(refused.len(), 1);
+    assert_eq!(
+        (refused[0].node.as_str(), refused[0].code.as_str()),
+        ("t", "DuplicateKey")
+    );
+    assert!(
+        refused[0].message.contains("Peer younger"),
+        "{}",
+        refused[0].message
+    );
+    assert!(fixture.peer_status("younger").refused.is_empty());
+    // Once it is given up it is free.
+    let other: &[(&str, u8, &[&str])] = &[("a", 22, &["10.3.1.0/24"])];
+    fixture.view(secret(3).identity(), up("younger", other));
+    fixture.settle();
+    assert!(fixture.peer_status("older").refused.is_empty());
+}
+
+#[test]
+fn prefixes_given_by_hand_outside_the_ranges_are_refused_and_named() {
+    let mut fixture = Fixture::new();
+    let nodes = json!([{"name": "h", "publicKey": key(60).to_string(), "prefixes": ["10.60.0.0/24", "10.61.0.0/24"]}]);
+    fixture.peer(
+        "host",
+        json!({"allowedCIDRs": ["10.60.0.0/16"], "nodes": nodes}),
+    );
+    fixture.settle();
+    let status = fixture.peer_status("host");
+    assert_eq!(status.nodes.as_deref(), Some("1/1"));
+    let [claim] = status.refused.as_slice() else {
+        panic!("{:?}", status.refused);
+    };
+    assert_eq!(
+        (claim.node.as_str(), claim.code.as_str()),
+        ("h", "PrefixOutsideAllowed")
+    );
+    assert!(claim.message.contains("10.61.0.0/24"), "{}", claim.message);
+}
+
+#[test]
+fn peers_for_whom_there_is_no_room_are_told() {
+    let mut fixture = Fixture::new();
+    for number in 0..257_u32 {
+        let range = format!("10.{}.{}.0/24", 100 + number / 256, number % 256);
+        fixture.peer(&format!("p{number:03}"), json!({"allowedCIDRs": [range]}));
+    }
+    fixture.settle();
+    let (reason, _) = problem(&fixture, "p256", "Accepted");
+    assert_eq!(reason, "TooManyPeers");
+    let node = &fixture.world.mesh_nodes[0].spec;
+    assert_eq!(node.admitted.as_ref().map(Vec::len), Some(256));
+    let probed: usize = fixture
+        .world
+        .mesh_nodes
+        .iter()
+        .map(|node| node.spec.probes.len())
+        .sum();
+    assert_eq!(probed, 256, "every Peer in force is probed");
+}
+
+/// Begins to listen anew, as an operator that has just started.
+fn begin_anew(fixture: &mut Fixture) {
+    let mut heard = crate::heard::Heard::default();
+    for node in &fixture.world.mesh_nodes {
+        heard.note(node, fixture.world.now);
+    }
+    heard.begin(&fixture.world.mesh_nodes);
+    fixture.world.heard = heard;
+}
+
+fn ready(fixture: &mut Fixture) -> (String, String) {
+    fixture.settle();
+    let conditions = fixture.peer_status("tokyo").conditions;
+    let (status, reason) = condition(&conditions, "Ready");
+    (status.to_owned(), reason.to_owned())
+}
+
+#[test]
+fn what_a_new_operator_finds_counts_for_a_while_if_it_counted_before() {
+    let is = |status: &str, reason: &str| (status.to_owned(), reason.to_owned());
+    let mut fixture = linked();
+    probed(&mut fixture, "direct", 1000);
+    assert_eq!(
+        ready(&mut fixture),
+        is("True", "Probed"),
+        "a clock that is behind"
+    );
+    begin_anew(&mut fixture);
+    assert_eq!(ready(&mut fixture), is("True", "Probed"));
+    fixture.pass_seconds(30);
+    assert_eq!(ready(&mut fixture), is("True", "Probed"));
+    fixture.pass_seconds(1);
+    assert_eq!(ready(&mut fixture), is("Unknown", "StaleProbe"));
+    begin_anew(&mut fixture);
+    assert_eq!(
+        ready(&mut fixture),
+        is("Unknown", "StaleProbe"),
+        "of any age"
+    );
+    probed(&mut fixture, "direct", -1000);
+    assert_eq!(
+        ready(&mut fixture),
+        is("True", "Probed"),
+        "a clock that is ahead"
+    );
+    fixture.pass_seconds(31);
+    assert_eq!(ready(&mut fixture), is("Unknown", "StaleProbe"));
+}
+
+#[test]
+fn an_agent_that_has_yet_to_take_up_a_peer_does_not_refuse_it() {
+    let mut fixture = linked();
+    let report = |problem: &str| {
+        let peers = json!([{"name": "tokyo", "accepted": false, "problem": problem}]);
+        json!({"publicKey": key(100).to_string(), "peers": peers})
+    };
+    for node in ["n1", "n2"] {
+        fixture.report(node, report("NotAdmitted: not yet"));
+    }
+    assert_eq!(ready(&mut fixture).1, "NoProbe");
+    for node in ["n1", "n2"] {
+        fixture.report(node, report("OverlapsConnected: 10.2.0.0/16 is eth1's"));
+    }
+    assert_eq!(ready(&mut fixture).1, "NotProgrammed");
 }

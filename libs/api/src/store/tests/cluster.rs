@@ -10,6 +10,8 @@ use crate::{ClusterObjects, Code, StoredObject};
 struct Bench {
     store: Store,
     objects: ClusterObjects,
+    /// Whether the operator admits every Peer as it is.
+    admits: bool,
 }
 
 impl Bench {
@@ -27,10 +29,28 @@ impl Bench {
         Self {
             store: Store::new(key(0), None),
             objects,
+            admits: true,
         }
     }
 
+    /// What the operator has decided: name, uid and ranges.
+    fn admit(&mut self, peers: &[(&str, &str, &[&str])]) {
+        self.admits = false;
+        let admitted: Vec<Value> = peers
+            .iter()
+            .map(|(name, uid, ranges)| json!({"name": name, "uid": uid, "allowedCIDRs": ranges}))
+            .collect();
+        self.objects.mesh_node.as_mut().expect("there").spec["admitted"] = json!(admitted);
+    }
+
     fn update(&mut self) -> Accepted {
+        if let Some(node) = self.objects.mesh_node.as_mut().filter(|_| self.admits) {
+            let peers = self.objects.peers.iter();
+            let admitted: Vec<Value> = peers
+                .map(|peer| json!({"name": peer.name, "allowedCIDRs": peer.spec["allowedCIDRs"]}))
+                .collect();
+            node.spec["admitted"] = json!(admitted);
+        }
         let read = FolderRead::Objects(self.objects.clone());
         let surroundings = Surroundings {
             reserved: self.objects.reserved(),
@@ -60,6 +80,7 @@ impl Bench {
 fn stored(name: &str, spec: Value) -> StoredObject {
     StoredObject {
         name: name.to_owned(),
+        uid: String::new(),
         spec,
     }
 }
@@ -338,4 +359,103 @@ fn relays_that_a_peer_brings_are_used_and_reachable() {
         .map(|error| error.code)
         .collect();
     assert_eq!(codes, [Code::HoldsRelay]);
+}
+
+/// The ranges of every Peer in force.
+fn ranges(accepted: &Accepted) -> Vec<String> {
+    let peers = accepted.peers.iter();
+    let of = |peer: &PeerConfig| {
+        let ranges = peer.allowed_cidrs.iter().map(ToString::to_string);
+        format!("{} {}", peer.name, ranges.collect::<Vec<_>>().join(" "))
+    };
+    peers.map(of).collect()
+}
+
+#[test]
+fn nothing_is_in_force_that_the_operator_has_not_admitted() {
+    let mut bench = Bench::new();
+    bench.admits = false;
+    assert!(bench.update().peers.is_empty(), "not decided yet");
+    assert_eq!(bench.codes(), [Code::NotReadYet]);
+    bench.admit(&[]);
+    assert!(bench.update().peers.is_empty());
+    assert_eq!(bench.codes(), [Code::NotAdmitted]);
+    bench.admit(&[("p", "", &["10.2.0.0/16"])]);
+    let before = bench.update();
+    assert_eq!(nodes(&before, "p"), ["t1 10.2.1.0/24"]);
+    // The operator, and then the API server, are away.
+    for _ in 0..2 {
+        assert_eq!(bench.update(), before);
+        assert_eq!(bench.wait(), before);
+        bench.restart();
+    }
+    bench.admit(&[]);
+    assert!(bench.update().peers.is_empty(), "no longer admitted");
+    bench.restart();
+    assert!(bench.wait().peers.is_empty());
+}
+
+#[test]
+fn a_peer_has_what_it_asks_for_and_what_is_admitted() {
+    let mut bench = Bench::new();
+    bench.admit(&[("p", "", &["10.2.0.0/16"])]);
+    bench.update();
+    let mut ask = |ranges: &[&str]| {
+        bench.objects.peers[0].spec = json!({"allowedCIDRs": ranges});
+        self::ranges(&bench.update())
+    };
+    // The operator has not seen any of it.
+    assert_eq!(ask(&["10.2.0.0/16", "10.3.0.0/16"]), ["p 10.2.0.0/16"]);
+    assert_eq!(ask(&["10.2.0.0/15"]), ["p 10.2.0.0/16"]);
+    assert_eq!(ask(&["10.2.0.0/17"]), ["p 10.2.0.0/17"]);
+    assert_eq!(ask(&["10.4.0.0/16"]), ["p "]);
+}
+
+#[test]
+fn of_two_that_overlap_the_admitted_one_is_in_force_whoever_came_first() {
+    let mut bench = Bench::new();
+    bench.admit(&[("p", "", &["10.2.0.0/16"])]);
+    let q = stored("q", json!({"allowedCIDRs": ["10.2.128.0/17"]}));
+    bench.objects.peers.push(q);
+    assert_eq!(ranges(&bench.update()), ["p 10.2.0.0/16"]);
+    bench.admit(&[("q", "", &["10.2.128.0/17"])]);
+    assert_eq!(ranges(&bench.update()), ["q 10.2.128.0/17"]);
+}
+
+#[test]
+fn a_last_good_state_is_narrowed_with_its_peer_and_its_admission() {
+    let mut bench = Bench::new();
+    bench.objects.slices[0] = slice(
+        "p-0",
+        "p",
+        &[node("t1", 1, "10.2.1.0/24"), node("t2", 2, "10.2.200.0/24")],
+    );
+    bench.admit(&[("p", "", &["10.2.0.0/16"])]);
+    bench.update();
+    // Bad from now on, so that what was in force stays, as far as it may.
+    let broken = json!([{"name": "n", "publicKey": "none", "prefixes": []}]);
+    bench.objects.peers[0].spec = json!({"allowedCIDRs": ["10.2.0.0/17"], "nodes": broken});
+    let accepted = bench.update();
+    assert_eq!(bench.codes(), [Code::BadKey]);
+    assert_eq!(ranges(&accepted), ["p 10.2.0.0/17"]);
+    assert_eq!(nodes(&accepted, "p"), ["t1 10.2.1.0/24", "t2 "]);
+    bench.admit(&[("p", "", &["10.2.64.0/18"])]);
+    assert_eq!(ranges(&bench.update()), ["p 10.2.64.0/18"]);
+    bench.objects.mesh_node = None;
+    bench.objects.peers[0].spec["allowedCIDRs"] = json!(["10.2.64.0/19"]);
+    assert_eq!(ranges(&bench.update()), ["p 10.2.64.0/19"]);
+    bench.restart();
+    assert_eq!(ranges(&bench.wait()), ["p 10.2.64.0/19"]);
+}
+
+#[test]
+fn a_peer_that_is_made_anew_is_another() {
+    let mut bench = Bench::new();
+    bench.objects.peers[0].uid = "one".to_owned();
+    bench.admit(&[("p", "one", &["10.2.0.0/16"])]);
+    assert_eq!(bench.update().peers.len(), 1);
+    bench.objects.peers[0].uid = "two".to_owned();
+    assert!(bench.update().peers.is_empty());
+    bench.admit(&[("p", "two", &["10.2.0.0/16"])]);
+    assert_eq!(bench.update().peers.len(), 1);
 }

@@ -1,11 +1,14 @@
 //! What the node that probes a Peer for all others has measured.
 
-use api::{ConditionStatus, Finding, NodePath, NodePeer, PathKind, Reason};
+use api::{Code, ConditionStatus, Finding, NodePath, NodePeer, PathKind, Reason, is_true};
 use jiff::Timestamp;
 
+use super::super::judge::Verdict;
+use crate::heard::Sign;
 use crate::plan::draft::later;
 use crate::plan::ground::Ground;
 
+const CONNECTED: &str = "Connected";
 /// How old an answered probe may be, in seconds.
 const FRESH: i64 = 30;
 
@@ -14,11 +17,20 @@ const FRESH: i64 = 30;
 pub(super) struct Probe<'a> {
     node: &'a str,
     report: &'a NodePeer,
+    /// When it was last answered, by our own clock.
+    answered: Option<Sign>,
+    /// Whether that counts although it was not seen to happen: the operator before this one has said so.
+    is_vouched: bool,
+    /// Whether the node's agent says nothing any more.
+    is_silent: bool,
 }
 
 impl<'a> Probe<'a> {
     /// The report of the node that is to probe the Peer; of two, while one takes over from the other, the newest.
-    pub(super) fn of(ground: Ground<'a>, peer: &str) -> Option<Self> {
+    pub(super) fn of(ground: Ground<'a>, peer: &Verdict<'_>) -> Option<Self> {
+        let (world, peer, status) = (ground.world, peer.name.as_str(), &peer.peer.status);
+        let before = status.as_ref().map_or(&[][..], |status| &status.conditions);
+        let is_vouched = is_true(before, CONNECTED);
         let nodes = ground.world.mesh_nodes.iter();
         let probing = nodes.filter(|node| node.spec.probes.iter().any(|probed| probed == peer));
         let reports = probing.filter_map(|node| {
@@ -29,9 +41,15 @@ impl<'a> Probe<'a> {
                 .iter()
                 .find(|report| report.name == peer)?;
             let node = node.metadata.name.as_deref()?;
-            Some(Self { node, report })
+            Some(Self {
+                node,
+                report,
+                answered: world.heard.probe(node, peer),
+                is_vouched,
+                is_silent: world.heard.is_silent(node, ground.now),
+            })
         });
-        reports.max_by_key(|probe| probe.probed_at())
+        reports.max_by_key(|probe| probe.answered.map(|answered| answered.since))
     }
 
     /// The path of the nodes that are not idle; the best one.
@@ -54,16 +72,25 @@ impl<'a> Probe<'a> {
 
     /// When the report will be too old to say anything.
     pub(super) fn stale_at(&self) -> Option<Timestamp> {
-        Some(later(self.probed_at()?, FRESH + 1))
+        Some(later(self.answered?.since, FRESH + 1))
     }
 
-    /// Whether the last answer is too old to say anything.
+    /// Whether there was an answer, and it is too old to say anything, or may be.
     pub(super) fn is_stale(&self, now: Timestamp) -> bool {
-        self.stale_at().is_some_and(|stale| stale <= now)
+        self.answered.is_some() && !self.is_fresh(now)
     }
 
-    fn probed_at(&self) -> Option<Timestamp> {
-        self.report.probed_at.as_ref().map(|time| time.0)
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        let counts = self
+            .answered
+            .is_some_and(|it| it.has_changed || self.is_vouched);
+        counts && self.stale_at().is_some_and(|stale| now < stale)
+    }
+
+    /// Whether the agent has yet to see that the Peer is admitted.
+    fn is_awaited(&self) -> bool {
+        let problem = self.report.problem.as_deref().unwrap_or_default();
+        problem.starts_with(Code::NotAdmitted.name())
     }
 
     fn best(&self) -> Option<&'a NodePath> {
@@ -80,15 +107,19 @@ impl<'a> Probe<'a> {
 
 /// Whether packets come through, as far as that is known now.
 pub(super) fn connected(probe: Option<&Probe<'_>>, now: Timestamp) -> Finding {
-    const KIND: &str = "Connected";
-    let unknown =
-        |reason, message: String| Finding::new(KIND, ConditionStatus::Unknown, reason, message);
+    let unknown = |reason, message: String| {
+        Finding::new(CONNECTED, ConditionStatus::Unknown, reason, message)
+    };
     let Some(probe) = probe else {
         return unknown(
             "NoProbe",
             "no node has reported on this Peer yet".to_owned(),
         );
     };
+    if !probe.report.accepted && probe.is_awaited() {
+        let message = format!("node {} has yet to take up this Peer", probe.node);
+        return unknown("NoProbe", message);
+    }
     if !probe.report.accepted {
         let problem = probe
             .report
@@ -96,18 +127,25 @@ pub(super) fn connected(probe: Option<&Probe<'_>>, now: Timestamp) -> Finding {
             .as_deref()
             .unwrap_or("not programmed yet");
         let message = format!("node {}: {problem}", probe.node);
-        return Finding::new(KIND, false, "NotProgrammed", message);
+        return Finding::new(CONNECTED, false, "NotProgrammed", message);
     }
     let reason = probe.best().and_then(|path| path.reason);
-    match probe.probed_at() {
-        Some(_) if !probe.is_stale(now) => {
+    match probe.answered {
+        Some(_) if probe.is_fresh(now) => {
             let message = format!("node {} gets answers through the tunnel", probe.node);
-            Finding::new(KIND, true, "Probed", message)
+            Finding::new(CONNECTED, true, "Probed", message)
+        }
+        Some(_) if probe.is_silent => {
+            let message = format!(
+                "the agent of node {} is silent; look at its pod",
+                probe.node
+            );
+            unknown("StaleProbe", message)
         }
         Some(_) => unknown(
             "StaleProbe",
             format!(
-                "node {} has had no answer through the tunnel for more than {FRESH} s{}",
+                "node {} has had no answer through the tunnel for {FRESH} s, or none that this operator has seen{}",
                 probe.node,
                 told(reason)
             ),
