@@ -306,7 +306,7 @@ fn a_relay_that_dies_without_a_word_is_noticed_by_the_probes() {
         door.silence.lasts.store(false, Ordering::Relaxed);
         let last = one.peer().await.expect("known").probed_at;
         let again = |peer: &NodeStatus| is_proven_after(peer, last);
-        let took = one.until("proven again", 8 * SECOND, again).await;
+        let took = one.until("proven again", 6 * SECOND, again).await;
         println!("proven again after {took:?}");
         one.tunnel.stop().await;
         other.tunnel.stop().await;

@@ -8,6 +8,8 @@ use super::{Pair, PairEvent, Path};
 const RELAY_PROBE: Duration = Duration::from_secs(10);
 /// The same while the last one has no answer.
 const RELAY_DOUBT: Duration = Duration::from_secs(2);
+/// The least time after which a probe without an answer is repeated when the peer is heard.
+const RELAY_REPEAT: Duration = Duration::from_millis(250);
 /// A relay through which nothing comes for this long leads nowhere.
 const RELAY_SILENT: Duration = Duration::from_secs(8);
 
@@ -61,6 +63,12 @@ impl Pair {
             return;
         }
         self.relay.heard = Some(now);
+        if let Some(first) = self.relay.unanswered {
+            // Lost, most likely, because the peer had not connected to the relay yet: it does not wait for the next turn.
+            let repeat = self.relay_rtt().map_or(RELAY_DOUBT, |rtt| rtt * 2);
+            let at = now.max(first + repeat.max(RELAY_REPEAT));
+            self.relay.next_probe = self.relay.next_probe.map(|next| next.min(at));
+        }
         self.relay.trust();
     }
 
@@ -127,11 +135,16 @@ mod tests {
     use crate::sim::Random;
 
     /// A pair with a session on a relay, whose first probe has left at the returned time.
-    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere")]
     fn pair() -> (Pair, Instant) {
+        pair_at(None)
+    }
+
+    /// The same, on a relay that is so far away.
+    #[expect(clippy::disallowed_methods, reason = "a test has to begin somewhere")]
+    fn pair_at(rtt: Option<Duration>) -> (Pair, Instant) {
         let now = Instant::now();
         let mut pair = Pair::new(now, Box::new(Random(5)), Local::default());
-        pair.handle_relay(now, true, None);
+        pair.handle_relay(now, true, rtt);
         pair.handle_session(now);
         assert!(probe(&mut pair).is_some());
         (pair, now)
@@ -177,6 +190,28 @@ mod tests {
         answer(&mut pair, start, id);
         assert_eq!(pair.status(start).proven, Some(start));
         assert_eq!(next(&mut pair, start), start + RELAY_PROBE);
+    }
+
+    #[test]
+    fn a_peer_that_is_heard_after_a_lost_probe_is_probed_soon() {
+        let millis = Duration::from_millis;
+        for (rtt, heard, probed) in [
+            (1, 10, 250),
+            (1, 1_000, 1_000),
+            (400, 10, 800),
+            (400, 900, 900),
+        ] {
+            let (mut pair, start) = pair_at(Some(millis(rtt)));
+            for more in 0..5 {
+                pair.handle_authenticated(start + millis(heard + more), Path::Relay);
+            }
+            let next = next(&mut pair, start + millis(heard));
+            let probed = start + millis(probed);
+            assert!(
+                next >= probed && next < probed + millis(20),
+                "{rtt} {heard}"
+            );
+        }
     }
 
     #[test]
