@@ -154,7 +154,12 @@ impl Admission {
             return Err(DenyRefused::UnknownOwner);
         }
         let mut denied = self.denied.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(present) = denied.get(&owner)
+        let present = denied.get(&owner);
+        if present == Some(&list) {
+            // Whoever has not heard the answer says it again.
+            return Ok(());
+        }
+        if let Some(present) = present
             && present.serial() >= list.serial()
         {
             let in_force = present.serial();

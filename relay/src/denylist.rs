@@ -79,8 +79,8 @@ fn take(context: &Context, body: &[u8]) -> String {
         Err(error @ DenyRefused::UnknownOwner) => {
             http::denylist_response("403 Forbidden", &line(&error))
         }
-        Err(error @ DenyRefused::Stale { .. }) => {
-            http::denylist_response("409 Conflict", &line(&error))
+        Err(error @ DenyRefused::Stale { in_force }) => {
+            http::stale_denylist_response(in_force, &line(&error))
         }
     }
 }

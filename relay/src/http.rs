@@ -3,6 +3,7 @@
 use std::io;
 
 use derp::NodeKey;
+use derp::pass::DENY_LIST_SERIAL;
 use derp::websocket::{PROTOCOL, derive_accept_key};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -125,6 +126,13 @@ pub(crate) fn no_content() -> String {
 /// The response to a deny list, with what there is to say about it.
 pub(crate) fn denylist_response(status: &str, text: &str) -> String {
     response(status, "Content-Type: text/plain; charset=utf-8\r\n", text)
+}
+
+/// The response to a deny list that comes after one with this serial.
+pub(crate) fn stale_denylist_response(in_force: u64, text: &str) -> String {
+    let headers =
+        format!("{DENY_LIST_SERIAL}: {in_force}\r\nContent-Type: text/plain; charset=utf-8\r\n");
+    response("409 Conflict", &headers, text)
 }
 
 /// The response to something that is no request.

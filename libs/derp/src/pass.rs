@@ -16,6 +16,9 @@
 //! A pass for the lobby is good for one key: the relay key of its cluster, which is the temporary identity of an invite.
 //! So who holds an invite has one key on a relay and not as many as it likes.
 //!
+//! A membership that has expired still opens the lobby, for [`RETURN`], to the relay key of its cluster: from there it can
+//! ask the owner for another one.
+//!
 //! What parses here is signed by whom it names; whether that is an owner, and whether it is still time, is for
 //! [`Pass::verify`] to say.
 
@@ -25,7 +28,9 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use deny::{DenyError, DenyList, MAX_DENIED_CLUSTERS, MAX_DENIED_NODES, MAX_DENY_LIST};
+pub use deny::{
+    DENY_LIST_SERIAL, DenyError, DenyList, MAX_DENIED_CLUSTERS, MAX_DENIED_NODES, MAX_DENY_LIST,
+};
 
 use std::collections::HashSet;
 use std::fmt;
@@ -43,6 +48,9 @@ use wire::{Expiry, Fields, Signature};
 pub const LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How wrong clocks may be: relays take what has expired no longer ago than this.
 pub const SKEW: Duration = Duration::from_secs(600);
+/// How long a membership that has expired opens the lobby: whoever was away for longer than it lasts can come back for
+/// another one.
+pub const RETURN: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Characters of the longest pass.
 pub const MAX_PASS_TEXT: usize = 323;
 
@@ -116,7 +124,7 @@ pub struct Admitted {
     pub cluster: ClusterIdentity,
     /// What the key may do.
     pub scope: Scope,
-    /// When the first link of the chain ends.
+    /// When the first link of the chain ends; of a key that comes back, when it no longer may.
     pub expires: SystemTime,
 }
 
@@ -250,7 +258,8 @@ impl Pass {
         })
     }
 
-    /// Asks whether it admits this key to a relay of these owners. Give an earlier `now` to allow for wrong clocks.
+    /// Asks whether it admits this key to a relay of these owners. Give an earlier `now` to allow for wrong clocks. A key
+    /// that comes back ([`RETURN`]) is admitted to the lobby.
     ///
     /// # Errors
     ///
@@ -269,13 +278,28 @@ impl Pass {
         if self.key != *key || !may_name {
             return Err(PassError::WrongKey);
         }
-        self.first_expiry().check(now)?;
-        Ok(Admitted {
+        let admitted = Admitted {
             owner,
             cluster: self.cluster,
             scope: self.scope(),
             expires: self.expires(),
-        })
+        };
+        match (self.first_expiry().check(now), self.returns_until()) {
+            (Ok(()), _) => Ok(admitted),
+            (Err(_), Some(end)) if now < end => Ok(Admitted {
+                scope: Scope::Lobby,
+                expires: end,
+                ..admitted
+            }),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Until when the lobby is open whatever the membership's expiry.
+    fn returns_until(&self) -> Option<SystemTime> {
+        let membership = self.membership.filter(|given| given.scope == Scope::Mesh)?;
+        let end = membership.expires().checked_add(RETURN)?;
+        (self.key == self.cluster.relay_key()).then(|| end.min(self.expires.time()))
     }
 
     /// Who vouches for the key.

@@ -22,7 +22,7 @@ pub(crate) use relays::Relays;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use derp::{ClusterIdentity, ClusterSecret, Refusal as RelayRefusal, RelayUrl};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -100,6 +100,8 @@ pub struct RelayState {
     pub refusal: Option<RelayRefusal>,
     /// The last round trip to it.
     pub rtt: Option<Duration>,
+    /// Tells one connection from the next, whoever looks seldom; 0: there has been none.
+    pub connection: u64,
 }
 
 /// What a peer is and proposes.
@@ -310,6 +312,18 @@ impl Sync {
     #[must_use]
     pub fn relays(&self) -> watch::Receiver<BTreeMap<RelayUrl, RelayState>> {
         self.relays.clone()
+    }
+
+    /// The relay through which a peer speaks at present.
+    #[must_use]
+    pub fn relay_of(&self, peer: &ClusterIdentity) -> Option<RelayUrl> {
+        self.switch.relay_of(&peer.relay_key(), Instant::now())
+    }
+
+    /// Whether it has ended although nobody has asked it to: it has failed, and does nothing any more.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.task.is_finished()
     }
 
     /// Datagrams that were dropped on this side: too long, or more than a queue holds.

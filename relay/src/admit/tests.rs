@@ -193,6 +193,51 @@ fn a_denied_cluster_takes_its_nodes_with_it() {
 }
 
 #[test]
+fn who_was_away_for_too_long_comes_back_to_the_lobby_unless_denied() {
+    let listed = Listed::usual();
+    let returner = identity(20).relay_key();
+    let expired = Membership::issue(&secret(10), identity(20), Scope::Mesh, at(100));
+    let pass = Pass::issue(&secret(20), returner, at(90_000), Some(expired)).unwrap();
+    let judge = || {
+        let text = pass.to_string();
+        listed.admission.judge(&returner, Some(&text), at(1000))
+    };
+    let grant = judge().unwrap();
+    assert_eq!(grant.only, Some(identity(10).relay_key()));
+    let again = |now| listed.admission.judge_again(&returner, &grant, at(now));
+    assert_eq!(again(90_599), Ok(grant));
+    assert_eq!(again(90_600), Err(Refusal::PassExpired));
+    listed.deny(denying(10, 1, &[], &[20]));
+    assert_eq!(judge(), Err(Refusal::Denied));
+    assert_eq!(again(1000), Err(Refusal::Denied));
+}
+
+#[test]
+fn that_time_runs_out_while_connected_is_no_return() {
+    let listed = Listed::usual();
+    let returner = identity(20).relay_key();
+    let ends = Membership::issue(&secret(10), identity(20), Scope::Mesh, at(2000));
+    let pass = Pass::issue(&secret(20), returner, at(90_000), Some(ends)).unwrap();
+    let text = pass.to_string();
+    let grant = listed.admission.judge(&returner, Some(&text), at(1000));
+    let grant = grant.unwrap();
+    assert_eq!(grant.only, None);
+    let again = listed.admission.judge_again(&returner, &grant, at(2600));
+    assert_eq!(again, Err(Refusal::PassExpired), "it has to come again");
+}
+
+#[test]
+fn the_same_list_once_more_is_no_conflict() {
+    let listed = Listed::usual();
+    let deny = |list| listed.admission.deny(list);
+    for _ in 0..2 {
+        assert_eq!(deny(denying(10, 5, &[2], &[])), Ok(()));
+    }
+    let other = deny(denying(10, 5, &[3], &[]));
+    assert_eq!(other, Err(DenyRefused::Stale { in_force: 5 }));
+}
+
+#[test]
 fn an_owner_denies_neither_another_nor_whom_that_one_admits() {
     let listed = Listed::usual();
     listed.deny(denying(10, 1, &[1, 2], &[11, 20]));

@@ -20,9 +20,14 @@ fn list(owner: u8, serial: u64, nodes: &[u8], clusters: &[u8]) -> DenyList {
 
 /// The status of the answer.
 async fn put(address: SocketAddr, body: &str) -> u16 {
+    status(&put_whole(address, body).await)
+}
+
+/// The answer, headers and all.
+async fn put_whole(address: SocketAddr, body: &str) -> String {
     let length = body.len();
     let request = format!("PUT /denylist HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}");
-    status(&ask(address, &request).await)
+    ask(address, &request).await
 }
 
 fn status(answer: &str) -> u16 {
@@ -69,8 +74,16 @@ async fn serials_rise() {
     let server = owned.start().await;
     assert_eq!(deny(&server, &list(10, 5, &[2], &[])).await, 204);
     for serial in [0, 4, 5] {
-        assert_eq!(deny(&server, &list(10, serial, &[], &[])).await, 409);
+        let body = list(10, serial, &[], &[]).to_json();
+        let answer = put_whole(server.address(), &body).await;
+        assert_eq!(status(&answer), 409);
+        assert!(answer.contains("\r\nDeny-List-Serial: 5\r\n"), "{answer}");
     }
+    assert_eq!(
+        deny(&server, &list(10, 5, &[2], &[])).await,
+        204,
+        "the same list once more"
+    );
     assert_eq!(deny(&server, &list(11, 1, &[], &[])).await, 204);
     let pass = own_pass(10, key(2));
     let mut denied = Raw::shown(&server, &secret(2), Some(&pass)).await;

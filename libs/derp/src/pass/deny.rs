@@ -19,6 +19,9 @@ pub const MAX_DENIED_NODES: usize = 2000;
 /// Clusters that one list can name.
 pub const MAX_DENIED_CLUSTERS: usize = 256;
 
+/// HTTP header of a relay's answer to a list that comes too late: the serial that is in force.
+pub const DENY_LIST_SERIAL: &str = "Deny-List-Serial";
+
 const LABEL: &[u8] = b"culvert deny list v1";
 
 /// Why something is no deny list.

@@ -105,6 +105,41 @@ fn the_first_link_that_ends_ends_the_chain() {
 }
 
 #[test]
+fn whose_membership_has_expired_may_come_back_to_the_lobby() {
+    let (owner, returner) = (owners(&[1]), secret(2).identity().relay_key());
+    let last = 2000 + RETURN.as_secs();
+    let pass = |key, expires| {
+        let membership = Some(membership(Scope::Mesh));
+        Pass::issue(&secret(2), key, at(expires), membership).unwrap()
+    };
+    let fresh = pass(returner, last + 500);
+    let scope = |pass: &Pass, now| pass.verify(&owner, &pass.key(), at(now));
+    assert_eq!(scope(&fresh, 1999).unwrap().scope, Scope::Mesh);
+    for now in [2000, last - 1] {
+        let back = scope(&fresh, now).unwrap();
+        assert_eq!((back.scope, back.expires), (Scope::Lobby, at(last)));
+        assert_eq!(back.cluster, secret(2).identity());
+    }
+    assert_eq!(scope(&fresh, last), Err(PassError::Expired));
+    let old = pass(returner, 3000);
+    assert_eq!(scope(&old, 2999).unwrap().expires, at(3000));
+    assert_eq!(scope(&old, 3000), Err(PassError::Expired), "its own word");
+    let node = pass(node(3), last);
+    assert_eq!(scope(&node, 2000), Err(PassError::Expired), "nodes wait");
+    let invited = Pass::issue(
+        &secret(2),
+        returner,
+        at(9000),
+        Some(membership(Scope::Lobby)),
+    );
+    assert_eq!(scope(&invited.unwrap(), 2000), Err(PassError::Expired));
+    let own = Pass::issue(&secret(1), secret(1).identity().relay_key(), at(1000), None);
+    assert_eq!(scope(&own.unwrap(), 1000), Err(PassError::Expired));
+    let others = fresh.verify(&owners(&[3]), &returner, at(2000));
+    assert_eq!(others, Err(PassError::UnknownOwner));
+}
+
+#[test]
 fn a_membership_is_for_one_cluster() {
     let stolen = Pass::issue(&secret(3), node(3), at(1000), Some(membership(Scope::Mesh)));
     assert_eq!(stolen, Err(PassError::OtherCluster));

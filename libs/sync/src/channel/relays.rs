@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use derp::client::{self, Client};
+use derp::pass::Pass;
 use derp::{ClusterSecret, NodeKey, RelayUrl};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -23,6 +25,8 @@ pub(crate) struct Relays {
     connected: BTreeMap<RelayUrl, Connected>,
     events: mpsc::Sender<RelayEvent>,
     incoming_events: mpsc::Receiver<RelayEvent>,
+    /// Connections so far.
+    count: u64,
     views: watch::Sender<BTreeMap<RelayUrl, RelayState>>,
 }
 
@@ -64,6 +68,7 @@ impl Relays {
             connected: BTreeMap::new(),
             events,
             incoming_events,
+            count: 0,
             views: watch::Sender::default(),
         }
     }
@@ -108,6 +113,7 @@ impl Relays {
         let (sender, receiver) = mpsc::channel(MAX_EVENTS);
         let client = Client::spawn(config, inbox, sender);
         self.switch.add_relay(number, client.outbox());
+        self.switch.name_relay(number, relay.url.clone());
         let mut forwarder = JoinSet::new();
         forwarder.spawn(forward(
             number,
@@ -140,8 +146,11 @@ impl Relays {
         match event {
             client::Event::Connected { .. } => {
                 self.switch.set_connected(number, true);
+                self.count += 1;
+                let count = self.count;
                 self.show(&url, |state| {
                     state.connected = true;
+                    state.connection = count;
                     state.problem = None;
                     state.refusal = None;
                 });
@@ -184,11 +193,21 @@ impl Connected {
     /// Takes over what can change while it is connected; says whether that is all that changes.
     fn adopt(&mut self, wanted: &Relay) -> bool {
         if self.relay.pass != wanted.pass {
+            // The relay may have let us into its lobby with it, and goes by it until we come anew.
+            if self.relay.pass.as_deref().is_some_and(is_over) {
+                return false;
+            }
             self.client.set_pass(wanted.pass.clone());
             self.relay.pass.clone_from(&wanted.pass);
         }
         self.relay == *wanted
     }
+}
+
+/// Whether a pass has expired by now, or the membership behind it.
+fn is_over(pass: &str) -> bool {
+    let pass = pass.parse::<Pass>();
+    pass.is_ok_and(|pass| pass.expires() <= SystemTime::now())
 }
 
 /// Passes the events of one relay on, with its number.

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use derp::NodeKey;
 use derp::client::{Frame, Inbox, Outbox};
+use derp::{NodeKey, RelayUrl};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
@@ -67,6 +67,7 @@ struct Heard {
 
 #[derive(Debug)]
 struct Relay {
+    url: Option<RelayUrl>,
     outbox: Arc<Outbox>,
     connected: bool,
     rtt: Option<Duration>,
@@ -141,11 +142,27 @@ impl Switch {
     /// Adds a relay, not connected yet.
     pub(crate) fn add_relay(&self, number: u64, outbox: Arc<Outbox>) {
         let relay = Relay {
+            url: None,
             outbox,
             connected: false,
             rtt: None,
         };
         self.write().relays.insert(number, relay);
+    }
+
+    /// By what a relay is known.
+    pub(crate) fn name_relay(&self, number: u64, url: RelayUrl) {
+        if let Some(relay) = self.write().relays.get_mut(&number) {
+            relay.url = Some(url);
+        }
+    }
+
+    /// The relay through which a key speaks at present.
+    pub(crate) fn relay_of(&self, key: &NodeKey, now: Instant) -> Option<RelayUrl> {
+        let routes = self.read();
+        let peer = routes.peers.get(routes.addresses.get(key)?)?;
+        let relay = self.believed(&routes, peer, now)?;
+        routes.relays.get(&relay)?.url.clone()
     }
 
     /// Removes a relay.

@@ -3,11 +3,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use derp::Refusal;
-use derp::pass::Scope;
+use derp::pass::{Membership, Pass, Scope};
 use sync::{DownReason, JoinError, JoinTiming, Relay};
 
 use crate::joining;
-use crate::support::{Cluster, HASTY, identity, pass, relay, relay_of, relay_owned_by};
+use crate::support::{Cluster, HASTY, identity, pass, relay, relay_of, relay_owned_by, secret};
 
 #[tokio::test]
 async fn memberships_are_given_and_renewed_and_taken_back() {
@@ -100,6 +100,46 @@ async fn a_pass_that_comes_late_opens_the_relay_at_once() {
     let state = b.sync.relays().borrow()[&relay_of(&relay).url].clone();
     assert!(state.connected);
     assert_eq!(state.refusal, None);
+}
+
+/// For cluster 2, from owner 1.
+fn pass_with_membership_until(end: SystemTime) -> String {
+    let membership = Membership::issue(&secret(1), identity(2), Scope::Mesh, end);
+    let key = identity(2).relay_key();
+    let pass = Pass::issue(&secret(2), key, soon(), Some(membership));
+    pass.unwrap().to_string()
+}
+
+#[tokio::test]
+async fn who_was_away_for_too_long_is_heard_by_the_owner_and_renewed() {
+    let (relay, _file) = relay_owned_by(identity(1)).await;
+    let past = SystemTime::now() - Duration::from_secs(7200);
+    let with = |pass: String| Relay {
+        pass: Some(pass),
+        ..relay_of(&relay)
+    };
+    let owner = Cluster::start_with(1, 1, HASTY, vec![relay_of(&relay)], &[identity(2)]);
+    let renewed = pass_with_membership_until(soon());
+    let gift = [(identity(2), renewed.clone())];
+    owner.memberships.send_replace(gift.into());
+    let member = with(pass(1, 3, Scope::Mesh, soon()));
+    let member = Cluster::start_with(3, 1, HASTY, vec![member], &[identity(2)]);
+    let expired = with(pass_with_membership_until(past));
+    let peers = [identity(1), identity(3)];
+    let back = Cluster::start_with(2, 1, HASTY, vec![expired], &peers);
+    back.until("renewed", identity(1), |view| {
+        view.is_up() && view.membership.as_ref() == Some(&renewed)
+    })
+    .await;
+    let url = relay_of(&relay).url;
+    assert_eq!(back.sync.relay_of(&identity(1)), Some(url.clone()));
+    let connection = |cluster: &Cluster| cluster.sync.relays().borrow()[&url].connection;
+    let in_the_lobby = connection(&back);
+    back.until_down(identity(3), DownReason::Unreachable).await;
+    back.relays.send_replace(vec![with(renewed)]);
+    back.until_up(identity(3)).await;
+    member.until_up(identity(2)).await;
+    assert_ne!(connection(&back), in_the_lobby);
 }
 
 #[tokio::test]

@@ -41,6 +41,23 @@ fn read_all(switch: &Arc<Switch>) -> Vec<(SocketAddr, usize)> {
 }
 
 #[test]
+fn the_relay_of_a_peer_is_where_it_is_heard() {
+    let switch = switch();
+    let url: RelayUrl = "http://192.0.2.1:80".parse().unwrap();
+    switch.add_relay(1, Arc::default());
+    switch.name_relay(1, url.clone());
+    switch.set_connected(1, true);
+    let start = Instant::now();
+    switch.pin(key(2));
+    assert_eq!(switch.relay_of(&key(2), start), None);
+    arrive(&switch, 2, b"x", 1);
+    assert_eq!(switch.relay_of(&key(2), start), Some(url));
+    assert_eq!(switch.relay_of(&key(3), start), None, "nobody");
+    let later = Instant::now() + SILENCE;
+    assert_eq!(switch.relay_of(&key(2), later), None, "silent since");
+}
+
+#[test]
 fn only_pinned_keys_are_heard() {
     let switch = Arc::new(switch());
     let one = switch.pin(key(1));
