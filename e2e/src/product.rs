@@ -57,6 +57,11 @@ pub fn upgrade(cluster: &Cluster, values: &[&str]) -> Result<()> {
     run_helm(cluster, "upgrade", values, None)
 }
 
+/// Upgrades the release to these values, with a token to join by.
+pub fn upgrade_with_token(cluster: &Cluster, values: &[&str], token: &str) -> Result<()> {
+    run_helm(cluster, "upgrade", values, Some(token))
+}
+
 /// Removes the release.
 pub fn uninstall(cluster: &Cluster) -> Result<()> {
     let words = ["uninstall", "culvert", "-n", NAMESPACE, "--timeout=3m"];

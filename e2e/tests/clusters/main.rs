@@ -11,6 +11,7 @@ mod harness;
 mod hosts;
 mod images;
 mod ingress;
+mod joining;
 mod lasting;
 mod linked;
 mod scene;
