@@ -120,18 +120,21 @@ fn findings(ground: Ground<'_>, facts: &Facts<'_>, relays: Finding) -> Vec<Findi
 fn ranges(ground: Ground<'_>) -> Finding {
     const KIND: &str = "CIDRsResolved";
     let ranges = ground.ranges;
-    if let Some(message) = nodes::unserved(ground) {
-        return Finding::new(KIND, false, "TooManyPrefixes", message);
+    if let Some((reason, message)) = nodes::unserved(ground) {
+        return Finding::new(KIND, false, reason, message);
     }
+    let left_out = nodes::left_out(ground).map_or_else(String::new, |text| format!("; {text}"));
     match ranges.source.as_str() {
         "" => {
             let message = "neither the Nodes nor a known network plugin tell the range of pods; set spec.podCIDRs";
             Finding::new(KIND, false, "NotFound", message)
         }
         "Nodes" => {
-            let message = "joined from the Nodes; set spec.podCIDRs to the whole range if nodes are to be added";
+            let message = format!(
+                "joined from the Nodes; set spec.podCIDRs to the whole range if nodes are to be added{left_out}"
+            );
             Finding::new(KIND, true, "Nodes", message)
         }
-        source => Finding::new(KIND, true, "Found", format!("from {source}")),
+        source => Finding::new(KIND, true, "Found", format!("from {source}{left_out}")),
     }
 }

@@ -32,6 +32,8 @@ pub(crate) use count::{Count, count, finding};
 const MAX_RESERVED: usize = 320;
 /// Most prefixes of a node.
 const MAX_PREFIXES: usize = 64;
+const NOTHING_SERVED: &str = "no range is known to belong to one node, so no pod is linked; label a node \
+    culvert.dev/gateway=true to link the pods on it";
 
 /// Sees to the `MeshNodes`: one per Node.
 pub(crate) fn write(
@@ -69,14 +71,28 @@ pub(crate) fn write(
     }
 }
 
-/// What nodes should serve and cannot, for people: there is no room for it.
-pub(crate) fn unserved(ground: Ground<'_>) -> Option<String> {
+/// Why nodes do not serve what they should: a reason, and the same for people.
+pub(crate) fn unserved(ground: Ground<'_>) -> Option<(&'static str, String)> {
     let prefixes = prefixes::of_nodes(ground);
-    let (node, prefixes) = prefixes.iter().find(|(_, all)| all.len() > MAX_PREFIXES)?;
-    Some(format!(
-        "node {node} should serve {} prefixes and serves the first {MAX_PREFIXES}; give it fewer, larger ones",
-        prefixes.len()
-    ))
+    if let Some((node, prefixes)) = prefixes.iter().find(|(_, all)| all.len() > MAX_PREFIXES) {
+        let count = prefixes.len();
+        let message = format!(
+            "node {node} should serve {count} prefixes and serves the first {MAX_PREFIXES}; give it fewer, larger ones"
+        );
+        return Some(("TooManyPrefixes", message));
+    }
+    let nobody = prefixes.values().all(Vec::is_empty);
+    let somebody_should = !ground.ranges.pods.is_empty() && present(ground.world).next().is_some();
+    (nobody && somebody_should).then(|| ("NothingServed", NOTHING_SERVED.to_owned()))
+}
+
+/// Nodes that serve nothing though others do, for people: the pods there are not linked.
+pub(crate) fn left_out(ground: Ground<'_>) -> Option<String> {
+    let without = prefixes::without(ground);
+    (!without.is_empty()).then(|| {
+        let nodes = count::named(&without);
+        format!("no range is known to belong to {nodes}: the pods there are not linked")
+    })
 }
 
 /// Deletes all `MeshNodes`.

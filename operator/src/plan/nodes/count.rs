@@ -118,7 +118,8 @@ fn twins(world: &World) -> Vec<String> {
     twins.next().unwrap_or_default()
 }
 
-fn named(names: &[String]) -> String {
+/// The first of these names, and how many more there are.
+pub(super) fn named(names: &[String]) -> String {
     let shown: Vec<&str> = names.iter().take(MAX_NAMES).map(String::as_str).collect();
     match names.len().saturating_sub(MAX_NAMES) {
         0 => shown.join(", "),

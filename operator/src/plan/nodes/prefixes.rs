@@ -23,6 +23,18 @@ pub(super) fn of_nodes(ground: Ground<'_>) -> BTreeMap<String, Vec<IpNet>> {
     gateway.into_iter().collect()
 }
 
+/// Nodes that should serve and do not: no range is known to be theirs alone, and they are not the gateway.
+pub(super) fn without(ground: Ground<'_>) -> Vec<String> {
+    let served = of_nodes(ground);
+    let serves = |name: &String| {
+        served
+            .get(name)
+            .is_some_and(|prefixes| !prefixes.is_empty())
+    };
+    let names = present(ground.world).map(ResourceExt::name_any);
+    names.filter(|name| !serves(name)).collect()
+}
+
 /// The gateway that serves already, while it is ready; else the first that is; else the one that served last, or the first.
 fn gateway(ground: Ground<'_>) -> Option<String> {
     let world = ground.world;

@@ -163,6 +163,41 @@ fn one_gateway_serves_for_nodes_without_prefixes() {
     );
 }
 
+#[test]
+fn whose_pods_are_not_linked_is_told() {
+    let found = |fixture: &Fixture| {
+        let conditions = fixture.mesh_status().conditions;
+        let found = api::find_condition(&conditions, "CIDRsResolved").expect("there");
+        (
+            found.status == "True",
+            found.reason.clone(),
+            found.message.clone(),
+        )
+    };
+    let mut fixture = Fixture::new();
+    fixture.settle();
+    let (resolved, _, message) = found(&fixture);
+    assert!(resolved && !message.contains("not linked"), "{message}");
+    fixture.node("bare", &[]);
+    fixture.settle();
+    let (resolved, _, message) = found(&fixture);
+    assert!(resolved && message.contains("belong to bare:"), "{message}");
+    for node in &mut fixture.world.nodes {
+        Arc::make_mut(node).spec = None;
+    }
+    fixture.settle();
+    let (resolved, reason, message) = found(&fixture);
+    assert!(
+        !resolved && reason == "NothingServed",
+        "{reason}: {message}"
+    );
+    let gateway = Arc::make_mut(&mut fixture.world.nodes[0]);
+    gateway.metadata.labels = Some([("culvert.dev/gateway".to_owned(), "true".to_owned())].into());
+    fixture.settle();
+    let (resolved, _, message) = found(&fixture);
+    assert!(resolved && message.contains("not linked"), "{message}");
+}
+
 /// Lets an agent say that it is there, at a time of its own.
 fn heartbeat(fixture: &mut Fixture, name: &str, second: i64) {
     let mut status = serde_json::to_value(node(fixture, name).status.clone()).expect("JSON");
