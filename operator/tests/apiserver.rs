@@ -19,12 +19,13 @@ mod operator;
 
 use std::time::Duration;
 
-use api::{Mesh, MeshNode};
+use api::{Mesh, MeshNode, MeshStatus};
 use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::coordination::v1::LeaseSpec;
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
 use kube::ResourceExt;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -50,9 +51,14 @@ async fn the_operator_and_a_real_api_server() {
     cluster.rules_accept_and_refuse().await;
     cluster.each_field_has_one_owner().await;
     cluster.make_namespace().await;
+    plane.apply_chart(
+        &bin,
+        &["templates/rbac-operator.yaml", "templates/cleanup.yaml"],
+    );
+    let account = plane.kubeconfig_of("culvert-operator");
     let (first, second) = (
-        Operator::start(&plane.kubeconfig(), "one"),
-        Operator::start(&plane.kubeconfig(), "two"),
+        Operator::start(&account, "one"),
+        Operator::start(&account, "two"),
     );
     let (leader, other) = cluster.one_leads(first, second).await;
     let identity = cluster.an_identity_is_made().await;
@@ -60,12 +66,13 @@ async fn the_operator_and_a_real_api_server() {
     let relay = cluster.a_relay_is_added(&identity).await;
     let token = cluster.an_invite_gets_a_token().await;
     cluster.somebody_joins_once(&token, &relay).await;
+    assert_eq!(leader.refused(), [""; 0], "the chart gives too few rights");
     cluster
         .another_takes_over(leader, Duration::from_secs(25), Operator::kill)
         .await;
     let ready = || async { other.probe("/readyz") };
     eventually("ready again", ready, |code| *code == Some(200)).await;
-    let third = Operator::start(&plane.kubeconfig(), "three");
+    let third = Operator::start(&account, "three");
     let stop = |operator: Operator| assert!(operator.stop(), "it ends well");
     cluster
         .another_takes_over(other, Duration::from_secs(8), stop)
@@ -173,14 +180,18 @@ impl Cluster {
     }
 
     async fn everything_is_cleaned_up(&self, plane: &ControlPlane) {
-        let output = cleanup(&plane.kubeconfig(), &["--deadline", "4s"]);
+        let account = plane.kubeconfig_of("culvert-cleanup");
+        let cleaning =
+            tokio::task::spawn_blocking(move || cleanup(&account, &["--deadline", "60s"]));
+        self.the_cleaner_has_no_node().await;
+        let output = cleaning.await.expect("ends");
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(
             output.status.success(),
             "{text}{}",
             String::from_utf8_lossy(&output.stderr)
         );
-        assert!(text.contains("nodes are left as they are"), "{text}");
+        assert!(text.contains("all nodes are clean"), "{text}");
         assert_eq!(self.lease().await, None);
         assert_eq!(self.identity().await, None);
         let none = || async {
@@ -195,22 +206,60 @@ impl Cluster {
         .await;
     }
 
+    /// Does what a controller would: counts the nodes of the cleaner, none.
+    async fn the_cleaner_has_no_node(&self) {
+        let (sets, name) = (self.namespaced::<DaemonSet>(), "culvert-cleanup");
+        eventually("a cleaner", || get(&sets, name), Option::is_some).await;
+        let counted = json!({"status": {"observedGeneration": 1, "desiredNumberScheduled": 0,
+            "currentNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0}});
+        sets.patch_status(name, &PatchParams::default(), &Patch::Merge(&counted))
+            .await
+            .expect("taken");
+    }
+
     async fn a_damaged_identity_is_left_alone(&self, plane: &ControlPlane) {
+        let damaged = ByteString(b"AAAA".to_vec());
         let mut secret = Secret::default();
         secret.metadata.name = Some("culvert-identity".to_owned());
-        secret.data = Some([("seed".to_owned(), ByteString(b"AAAA".to_vec()))].into());
-        self.namespaced::<Secret>()
+        secret.data = Some([("seed".to_owned(), damaged.clone())].into());
+        let secrets = self.namespaced::<Secret>();
+        secrets
             .create(&PostParams::default(), &secret)
             .await
             .expect("made");
-        let log = {
-            let operator = Operator::start(&plane.kubeconfig(), "four");
-            tokio::task::spawn_blocking(|| operator.wait_for_failure())
-                .await
-                .expect("ends")
+        let (meshes, spec) = (self.all::<Mesh>(), json!({"clusterName": "berlin"}));
+        meshes
+            .create(&PostParams::default(), &object("default", spec))
+            .await
+            .expect("made");
+        let operator = Operator::start(&plane.kubeconfig_of("culvert-operator"), "four");
+        let status = || async { get(&meshes, "default").await?.status };
+        let is_said = |status: &Option<MeshStatus>| {
+            let conditions = status.iter().flat_map(|status| &status.conditions);
+            let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
+            ready.any(|ready| ready.reason == "BadIdentitySecret")
         };
-        assert!(log.contains("culvert-identity is damaged"), "{log}");
-        assert_eq!(self.identity().await, Some(ByteString(b"AAAA".to_vec())));
+        eventually("it is said", status, is_said).await;
+        assert_eq!(self.identity().await, Some(damaged));
+
+        let good = derp::ClusterSecret::generate().expect("randomness");
+        let seed = ByteString(good.to_base64().as_bytes().to_vec());
+        let repaired = json!({"data": {"seed": seed}});
+        secrets
+            .patch(
+                "culvert-identity",
+                &PatchParams::default(),
+                &Patch::Merge(&repaired),
+            )
+            .await
+            .expect("taken");
+        let identity = Some(good.identity().to_string());
+        let is_taken = |status: &Option<MeshStatus>| {
+            let status = status.as_ref();
+            status.is_some_and(|status| status.identity == identity && !is_said(&Some(status.clone())))
+        };
+        eventually("it is picked up", status, is_taken).await;
+        assert!(operator.stop(), "it ends well");
     }
 }
 

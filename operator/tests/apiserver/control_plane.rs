@@ -16,8 +16,12 @@ use rcgen::{
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use crate::operator::NAMESPACE;
+
 /// How long the API server may take to come up.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// ServiceAccounts of the chart that run what is tested here.
+const ACCOUNTS: [&str; 2] = ["culvert-operator", "culvert-cleanup"];
 
 /// A running control plane; ends with this.
 pub(crate) struct ControlPlane {
@@ -51,6 +55,31 @@ impl ControlPlane {
     /// The kubeconfig of somebody who may do everything.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
+    }
+
+    /// The kubeconfig of a ServiceAccount in the operators' namespace, which may do what its roles say.
+    pub(crate) fn kubeconfig_of(&self, account: &str) -> PathBuf {
+        self.folder.path().join(account)
+    }
+
+    /// Renders templates of the chart, and applies what comes of them.
+    pub(crate) fn apply_chart(&self, bin: &Path, templates: &[&str]) {
+        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/culvert");
+        let mut helm = Command::new(bin.join("helm"));
+        helm.args(["template", "culvert", "--namespace", NAMESPACE])
+            .args(["--set", "mesh.clusterName=berlin"])
+            .args(templates.iter().flat_map(|name| ["--show-only", name]))
+            .arg(chart);
+        for home in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+            helm.env(home, self.folder.path());
+        }
+        self.write("chart.yaml", &stdout(helm));
+        let mut kubectl = Command::new(bin.join("kubectl"));
+        kubectl
+            .env("KUBECONFIG", self.kubeconfig())
+            .args(["apply", "--server-side", "--filename"])
+            .arg(self.folder.path().join("chart.yaml"));
+        stdout(kubectl);
     }
 
     /// A client that may do everything.
@@ -108,6 +137,11 @@ impl ControlPlane {
         self.write("sa.key", &accounts.serialize_pem());
         self.write("sa.pub", &accounts.public_key_pem());
         self.write("kubeconfig", &kubeconfig(port, &certificate, &admin));
+        for account in ACCOUNTS {
+            let user = format!("system:serviceaccount:{NAMESPACE}:{account}");
+            let user = leaf(&user, None, Vec::new(), &issuer);
+            self.write(account, &kubeconfig(port, &certificate, &user));
+        }
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -130,6 +164,14 @@ pub(crate) fn http_get(path: &str) -> http::Request<Vec<u8>> {
     http::Request::get(path)
         .body(Vec::new())
         .expect("a request")
+}
+
+/// Runs a program that must end well.
+fn stdout(mut command: Command) -> String {
+    let output = command.output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+    String::from_utf8(output.stdout).expect("text")
 }
 
 fn free_ports() -> [u16; 3] {
