@@ -6,9 +6,13 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use serve::LogArgs;
 use zeroize::Zeroizing;
 
-use crate::{cleanup, join, logging, output, ping, run, state::StateFolder, status};
+use crate::{cleanup, join, output, ping, run, state::StateFolder, status};
+
+/// The WireGuard engine calls an expired session an error; what matters of it, the tunnel says itself.
+const QUIET: &str = "boringtun=off";
 
 const EXAMPLES: &str = "\
 A host joins with a token, which `kubectl culvert invite --host` prints on a cluster:
@@ -65,29 +69,10 @@ As the last step of a DaemonSet that is to clean every node, whose container mus
 #[derive(Parser, Debug)]
 #[command(name = "culvert-agent", version, propagate_version = true, after_help = EXAMPLES, arg_required_else_help = true)]
 pub struct Args {
-    /// What to log, to stderr: error, warn, info, debug, trace, or a filter such as info,tunnel=debug.
-    #[arg(long, global = true, value_name = "FILTER", default_value = "info", env = "CULVERT_LOG_LEVEL", value_parser = logging::check_filter)]
-    log_level: String,
-    /// How to log.
-    #[arg(
-        long,
-        global = true,
-        value_name = "FORMAT",
-        default_value = "plain",
-        env = "CULVERT_LOG_FORMAT"
-    )]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-/// How log lines look.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LogFormat {
-    /// For people.
-    Plain,
-    /// One JSON object a line.
-    Json,
 }
 
 #[derive(Subcommand, Debug)]
@@ -234,7 +219,7 @@ pub(crate) struct WrongUsage(pub(crate) &'static str);
 impl Args {
     /// Does what the command line says.
     pub fn run(self) -> ExitCode {
-        logging::start(&self.log_level, self.log_format);
+        self.log.start(QUIET);
         let done = match self.command {
             Command::Keygen(args) => keygen(&args),
             Command::Join(args) => join::join(&args),

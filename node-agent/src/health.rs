@@ -10,9 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use serve::{Page, Site};
 use tokio::net::TcpListener;
-
-use crate::http::{self, Page, Site};
 
 /// How long a loop may take for a turn. Programming a host runs other programs, which may wait for locks.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,19 +60,19 @@ impl Health {
 
     fn live_page(&self, now: Instant) -> Page {
         match self.stuck(now) {
-            None => Page::text("200 OK", "all loops turn"),
+            None => Page::ok("all loops turn"),
             Some(names) => {
                 let line = format!("no turn for a minute: {names}");
-                Page::text("503 Service Unavailable", &line)
+                Page::unavailable(&line)
             }
         }
     }
 
     fn ready_page(&self) -> Page {
         self.with(|known| match (known.ready, known.reason.as_str()) {
-            (true, _) => Page::text("200 OK", "programmed"),
-            (false, "") => Page::text("503 Service Unavailable", "starting"),
-            (false, reason) => Page::text("503 Service Unavailable", reason),
+            (true, _) => Page::ok("programmed"),
+            (false, "") => Page::unavailable("starting"),
+            (false, reason) => Page::unavailable(reason),
         })
     }
 
@@ -87,7 +86,7 @@ impl Health {
     }
 }
 
-impl Site for Arc<Health> {
+impl Site for Health {
     async fn page(&self, path: &str) -> Option<Page> {
         match path {
             "/livez" => Some(self.live_page(Instant::now())),
@@ -114,7 +113,7 @@ impl HealthServer {
     ///
     /// The address cannot be used.
     pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
-        let listener = http::bind(address).await.with_context(|| {
+        let listener = TcpListener::bind(address).await.with_context(|| {
             format!("cannot serve health at {address}; give --health a free port of this host")
         })?;
         Ok(Self { listener })
@@ -131,7 +130,7 @@ impl HealthServer {
 
     /// Answers until it is dropped.
     pub async fn serve(self, health: Arc<Health>) {
-        http::serve(self.listener, health).await;
+        serve::serve(self.listener, health).await;
     }
 }
 

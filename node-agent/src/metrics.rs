@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::Context;
 use api::{PathKind, Status};
@@ -13,12 +14,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use serve::{Page, Site};
 use tokio::net::TcpListener;
 
 use crate::StatusSource;
-use crate::http::{self, Page, Site};
-
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Serves metrics.
 #[derive(Debug)]
@@ -33,7 +32,7 @@ impl MetricsServer {
     ///
     /// The address cannot be used.
     pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
-        let listener = http::bind(address).await;
+        let listener = TcpListener::bind(address).await;
         let listener = listener.with_context(|| {
             format!("cannot serve metrics at {address}; give --metrics a free port of this host")
         })?;
@@ -51,22 +50,15 @@ impl MetricsServer {
 
     /// Answers until it is dropped.
     pub async fn serve(self, source: StatusSource) {
-        http::serve(self.listener, source).await;
+        serve::serve(self.listener, Arc::new(source)).await;
     }
 }
 
 impl Site for StatusSource {
     async fn page(&self, path: &str) -> Option<Page> {
         match path {
-            "/metrics" => Some(match render(self, &self.status().await) {
-                Ok(body) => Page {
-                    status: "200 OK",
-                    kind: METRICS_TYPE,
-                    body,
-                },
-                Err(error) => Page::text("500 Internal Server Error", &error.to_string()),
-            }),
-            "/healthz" => Some(Page::text("200 OK", "ok")),
+            "/metrics" => Some(Page::metrics(render(self, &self.status().await))),
+            "/healthz" => Some(Page::ok("ok")),
             _ => None,
         }
     }

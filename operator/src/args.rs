@@ -5,8 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use serve::LogArgs;
 
-use crate::{check, cleanup, logging, output, run};
+use crate::{check, cleanup, output, run};
+
+/// What the client of the API server is made of says much and means little; whoever asked says what matters.
+const QUIET: &str = "kube_client=warn,kube_runtime=off,hyper_util=warn,rustls=warn,tower=warn";
 
 const EXAMPLES: &str = "\
 The chart runs it with two replicas; one leads, the other waits for its lease. By hand, against the cluster of your
@@ -32,29 +36,10 @@ objects that the operator made. Nodes that do not answer within the deadline are
 #[derive(Parser, Debug)]
 #[command(name = "culvert-operator", version, propagate_version = true, after_help = EXAMPLES, arg_required_else_help = true)]
 pub struct Args {
-    /// What to log, to stderr: error, warn, info, debug, trace, or a filter such as info,sync=debug.
-    #[arg(long, global = true, value_name = "FILTER", default_value = "info", env = "CULVERT_LOG_LEVEL", value_parser = logging::check_filter)]
-    log_level: String,
-    /// How to log.
-    #[arg(
-        long,
-        global = true,
-        value_name = "FORMAT",
-        default_value = "plain",
-        env = "CULVERT_LOG_FORMAT"
-    )]
-    log_format: LogFormat,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-/// How log lines look.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LogFormat {
-    /// For people.
-    Plain,
-    /// One JSON object a line.
-    Json,
 }
 
 #[derive(Subcommand, Debug)]
@@ -174,7 +159,7 @@ pub(crate) struct CleanupArgs {
 impl Args {
     /// Does what the command line says.
     pub fn run(self) -> ExitCode {
-        logging::start(&self.log_level, self.log_format);
+        self.log.start(QUIET);
         let done = match self.command {
             Command::Run(args) => run::run(&args),
             Command::Cleanup(args) => cleanup::cleanup(&args),

@@ -1,32 +1,21 @@
 //! Whether the operator lives and is ready, over HTTP, and its metrics.
-//!
-//! One request a connection, and no more of HTTP than that takes.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use serve::{Page, Site};
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 
-/// Connections served at a time.
-const CONNECTIONS: usize = 16;
-/// How long one may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Longest request, in bytes.
-const MAX_REQUEST: usize = 8192;
 /// How long a loop may take for one turn.
 const STALLED: Duration = Duration::from_secs(90);
 /// How long the API server may be silent.
 const OUT_OF_SIGHT: Duration = Duration::from_secs(12);
-const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What the loops say about themselves.
 #[derive(Debug, Default)]
@@ -86,6 +75,12 @@ impl Health {
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: TcpListener,
+    pages: Pages,
+}
+
+/// What there is to be had.
+#[derive(Debug)]
+struct Pages {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
 }
@@ -101,128 +96,71 @@ impl Server {
         let listener = listener.with_context(|| {
             format!("cannot listen at {address}; give --health and --metrics free ports")
         })?;
-        Ok(Self {
-            listener,
-            health,
-            metrics,
-        })
+        let pages = Pages { health, metrics };
+        Ok(Self { listener, pages })
     }
 
     /// Answers until it is dropped.
     pub(crate) async fn serve(self) {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-                return;
-            };
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let (health, metrics) = (Arc::clone(&self.health), Arc::clone(&self.metrics));
-                    tokio::spawn(async move {
-                        let answered =
-                            tokio::time::timeout(PATIENCE, answer(stream, &health, &metrics)).await;
-                        tracing::trace!(?answered, "asked for health or metrics");
-                        drop(permit);
-                    });
-                }
-                Err(error) => {
-                    // Most likely no file descriptor is left; the next moment may be better.
-                    tracing::warn!(%error, "cannot accept a connection for health or metrics");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-            }
+        serve::serve(self.listener, Arc::new(self.pages)).await;
+    }
+}
+
+impl Pages {
+    fn at(&self, path: &str, now: Instant) -> Option<Page> {
+        let yes_or_no = |yes, no| match yes {
+            true => Page::ok("ok"),
+            false => Page::unavailable(no),
+        };
+        match path {
+            "/livez" => Some(yes_or_no(self.health.lives(now), "a loop hangs")),
+            "/readyz" => Some(yes_or_no(
+                self.health.is_ready(now),
+                "the API server is not in sight",
+            )),
+            "/metrics" => Some(Page::metrics(self.metrics.render())),
+            _ => None,
         }
     }
 }
 
-async fn answer(mut stream: TcpStream, health: &Health, metrics: &Metrics) -> io::Result<()> {
-    let request = read_request(&mut stream).await?;
-    let (status, kind, body) = respond(path(&request), health, metrics, Instant::now());
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(body.as_bytes()).await?;
-    stream.shutdown().await
-}
-
-fn respond(
-    path: Option<&str>,
-    health: &Health,
-    metrics: &Metrics,
-    now: Instant,
-) -> (&'static str, &'static str, String) {
-    const TEXT: &str = "text/plain";
-    let yes_or_no = |yes: bool, no: &str| match yes {
-        true => ("200 OK", TEXT, "ok\n".to_owned()),
-        false => ("503 Service Unavailable", TEXT, format!("{no}\n")),
-    };
-    match path {
-        Some("/livez") => yes_or_no(health.lives(now), "a loop hangs"),
-        Some("/readyz") => yes_or_no(health.is_ready(now), "the API server is not in sight"),
-        Some("/metrics") => match metrics.render() {
-            Ok(text) => ("200 OK", METRICS_TYPE, text),
-            Err(error) => ("500 Internal Server Error", TEXT, format!("{error}\n")),
-        },
-        Some(_) => (
-            "404 Not Found",
-            TEXT,
-            "there are /livez, /readyz and /metrics\n".to_owned(),
-        ),
-        None => (
-            "400 Bad Request",
-            TEXT,
-            "only GET is understood\n".to_owned(),
-        ),
+impl Site for Pages {
+    async fn page(&self, path: &str) -> Option<Page> {
+        self.at(path, Instant::now())
     }
-}
 
-async fn read_request(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
-    let mut request = Vec::new();
-    while !request.windows(4).any(|window| window == b"\r\n\r\n") {
-        if request.len() >= MAX_REQUEST || stream.read_buf(&mut request).await? == 0 {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
+    fn index(&self) -> &'static str {
+        "there are /livez, /readyz and /metrics"
     }
-    Ok(request)
-}
-
-fn path(request: &[u8]) -> Option<&str> {
-    let line = request.split(|byte| *byte == b'\r').next()?;
-    let mut words = std::str::from_utf8(line)
-        .ok()?
-        .strip_prefix("GET ")?
-        .split(' ');
-    let path = words.next()?;
-    Some(path.split_once('?').map_or(path, |(path, _)| path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn status(health: &Health, request: &[u8], now: Instant) -> &'static str {
-        respond(path(request), health, &Metrics::default(), now).0
+    fn status(health: &Arc<Health>, path: &str, now: Instant) -> Option<&'static str> {
+        let pages = Pages {
+            health: Arc::clone(health),
+            metrics: Arc::default(),
+        };
+        pages.at(path, now).map(|page| page.status)
     }
 
     #[test]
     fn ready_means_that_the_api_server_was_seen_lately() {
-        let (health, now) = (Health::default(), Instant::now());
-        let ready = |after| status(&health, b"GET /readyz HTTP/1.1\r\n\r\n", now + after);
-        assert!(ready(Duration::ZERO).starts_with("503"));
+        let (health, now) = (Arc::<Health>::default(), Instant::now());
+        let ready = |after| status(&health, "/readyz", now + after) == Some("200 OK");
+        assert!(!ready(Duration::ZERO));
         health.api_seen(now);
-        assert_eq!(ready(Duration::ZERO), "200 OK");
-        assert!(ready(OUT_OF_SIGHT).starts_with("503"));
+        assert!(ready(Duration::ZERO) && !ready(OUT_OF_SIGHT));
         health.catching_up(true);
-        assert!(ready(Duration::ZERO).starts_with("503"));
+        assert!(!ready(Duration::ZERO));
     }
 
     #[test]
     fn live_means_that_every_loop_turns() {
-        let (health, now) = (Health::default(), Instant::now());
-        let lives =
-            |after| status(&health, b"GET /livez HTTP/1.1\r\n\r\n", now + after) == "200 OK";
+        let (health, now) = (Arc::<Health>::default(), Instant::now());
+        let lives = |after| status(&health, "/livez", now + after) == Some("200 OK");
         assert!(lives(STALLED));
         health.turned(Loop::Election, now + STALLED);
         health.turned(Loop::Reconcile, now);
@@ -232,12 +170,9 @@ mod tests {
     }
 
     #[test]
-    fn other_requests_are_answered_too() {
-        let (health, now) = (Health::default(), Instant::now());
-        let status = |request: &[u8]| status(&health, request, now);
-        assert_eq!(status(b"GET /metrics?x HTTP/1.1\r\n\r\n"), "200 OK");
-        assert!(status(b"GET / HTTP/1.1\r\n\r\n").starts_with("404"));
-        assert!(status(b"POST /livez HTTP/1.1\r\n\r\n").starts_with("400"));
-        assert!(status(b"\xff\xff\r\n\r\n").starts_with("400"));
+    fn there_are_metrics_and_no_more() {
+        let (health, now) = (Arc::<Health>::default(), Instant::now());
+        assert_eq!(status(&health, "/metrics", now), Some("200 OK"));
+        assert_eq!(status(&health, "/", now), None);
     }
 }

@@ -19,7 +19,6 @@ mod cleanup;
 mod denylist;
 mod health;
 mod leader;
-mod logging;
 mod metrics;
 mod network;
 mod output;
