@@ -5,7 +5,7 @@ mod nodes;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use api::{Invite, Mesh, MeshNode, Peer, PeerSlice};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -27,6 +27,8 @@ use crate::watch::MANAGED;
 
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(500);
+/// Nodes that are named.
+const MAX_NAMED: usize = 20;
 /// What is kept of the time for deleting objects after the nodes.
 const RESERVE: Duration = Duration::from_secs(20);
 
@@ -55,9 +57,10 @@ impl Cleanup<'_> {
         self.stop::<Deployment>(&self.args.operator, "operator")
             .await?;
         self.stop::<DaemonSet>(&self.args.agent, "agents").await?;
-        self.clean_nodes().await?;
+        let not_cleaned = self.clean_nodes().await?;
         self.delete_kinds().await?;
         self.delete_made().await?;
+        verdict(&not_cleaned)?;
         progress("done: what is left is the chart's own");
         Ok(())
     }
@@ -119,11 +122,11 @@ impl Cleanup<'_> {
         }
     }
 
-    /// Runs the cleaner on every node, and names those where it did not end.
-    async fn clean_nodes(&self) -> anyhow::Result<()> {
+    /// Runs the cleaner on every node; gives those where it did not end.
+    async fn clean_nodes(&self) -> anyhow::Result<Vec<String>> {
         let Some(template) = self.template().await? else {
             progress("warning: no template of the cleaner; nodes are left as they are");
-            return Ok(());
+            return Ok(vec!["every node".to_owned()]);
         };
         let (name, selector) = (
             template.name_any(),
@@ -139,13 +142,9 @@ impl Cleanup<'_> {
         let not_cleaned = self.wait_for_nodes(&api, &name, selector.as_ref()).await?;
         if not_cleaned.is_empty() {
             progress("all nodes are clean");
-        } else {
-            progress(&format!(
-                "warning: not cleaned in time: {}; run `culvert-agent cleanup --state DIR --purge` there",
-                not_cleaned.join(", ")
-            ));
         }
-        self.stop::<DaemonSet>(&name, "cleaner").await
+        self.stop::<DaemonSet>(&name, "cleaner").await?;
+        Ok(not_cleaned)
     }
 
     async fn template(&self) -> anyhow::Result<Option<DaemonSet>> {
@@ -253,6 +252,22 @@ impl Cleanup<'_> {
     }
 }
 
+/// A failure that names nodes which are not clean: their Job stays, and whoever removes the product learns of them.
+fn verdict(not_cleaned: &[String]) -> anyhow::Result<()> {
+    if not_cleaned.is_empty() {
+        return Ok(());
+    }
+    let named = not_cleaned.iter().take(MAX_NAMED).cloned();
+    let more = not_cleaned.len().saturating_sub(MAX_NAMED);
+    let more = (more > 0).then(|| format!("{more} more"));
+    let names: Vec<String> = named.chain(more).collect();
+    bail!(
+        "not cleaned: {}; all that was in the API server is removed. Uninstall once more when they are back, or without their Nodes, \
+        after which `culvert-agent cleanup --state DIR --purge` does it there",
+        names.join(", ")
+    )
+}
+
 /// That something is not there any more, or its kind is not, is what was wanted.
 fn gone<T>(deleted: kube::Result<T>) -> kube::Result<()> {
     match deleted {
@@ -277,5 +292,23 @@ impl Pods for Deployment {
 impl Pods for DaemonSet {
     fn selector(&self) -> Option<&LabelSelector> {
         self.spec.as_ref().map(|spec| &spec.selector)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_that_are_not_clean_make_it_fail_and_are_named() {
+        assert!(verdict(&[]).is_ok());
+        let failed = |count: usize| {
+            let names: Vec<_> = (0..count).map(|number| format!("node-{number}")).collect();
+            verdict(&names).expect_err("not clean").to_string()
+        };
+        let one = failed(1);
+        assert!(one.contains("node-0; ") && one.contains("culvert-agent cleanup"));
+        let many = failed(5000);
+        assert!(many.contains("node-19, 4980 more; ") && many.len() < 1000);
     }
 }
