@@ -30,7 +30,9 @@ pub(crate) fn join(args: &JoinArgs) -> anyhow::Result<()> {
     let us = Ourselves::of(args, mesh_before(&state)?)?;
     let secret = state.make_identity()?;
     let key = state.key()?.public();
+    foresee(&us, &token, &state, key)?;
     let offer = JoinOffer {
+        audience: Audience::Host,
         cluster_name: us.name.clone(),
         cidrs: us.addresses.clone(),
     };
@@ -46,6 +48,25 @@ pub(crate) fn join(args: &JoinArgs) -> anyhow::Result<()> {
     agreed.check(&state, key)?;
     agreed.keep(&state, token.inviter, welcome.membership)?;
     output::print(&agreed.summary(&args.state.folder, secret.identity()))
+}
+
+/// Whether this host could have the inviter as a peer, by what the token says of it: if not, the token is not used up.
+fn foresee(
+    us: &Ourselves,
+    token: &Token,
+    state: &StateFolder,
+    key: derp::NodeKey,
+) -> anyhow::Result<()> {
+    if token.cidrs.is_empty() {
+        return Ok(());
+    }
+    let welcome = Welcome {
+        cluster_name: token.cluster_name.clone(),
+        cidrs: token.cidrs.clone(),
+        accepted: us.addresses.clone(),
+        membership: None,
+    };
+    Agreed::new(us, token, &welcome)?.check(state, key)
 }
 
 /// What this host is in the mesh.
@@ -367,6 +388,7 @@ fn hint(code: RefusedCode) -> &'static str {
         RefusedCode::NotAllowed => {
             "the invite allows other ranges than --address; ask for one with --cidrs"
         }
+        RefusedCode::WrongAudience => "ask for a token for a host: kubectl culvert invite --host",
         RefusedCode::Busy => "run the same command again in a minute",
         RefusedCode::BadProof | RefusedCode::Other => {
             "use the same release on both sides, and a new token"

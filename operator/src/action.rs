@@ -38,6 +38,8 @@ pub struct Plan {
 pub enum Action {
     /// Server-side apply, with force, of an object whose given fields are the operator's.
     Apply(Object),
+    /// The same, if the object is still of the version in its metadata; without one, if there is none yet. Else it fails.
+    Swap(Object),
     /// Create; that there is one of this name already is no failure, and it stays as it is.
     Create(Object),
     /// Make a certificate (`plan::issue_certificate`) and apply the Secret with it.
@@ -89,8 +91,8 @@ pub enum StatusOf {
     Mesh(String, Box<MeshStatus>),
     /// Of the Peer of this name.
     Peer(String, Box<PeerStatus>),
-    /// Of the Invite of this name.
-    Invite(String, Box<InviteStatus>),
+    /// Of the Invite of this name, if it is still of this version: whoever uses it writes there, too.
+    Invite(String, Option<String>, Box<InviteStatus>),
     /// Of the `PeerSlice` of this name.
     PeerSlice(String, Box<PeerSliceStatus>),
 }
@@ -193,6 +195,9 @@ pub struct DenyPush {
     pub serial: u64,
     /// The signed list.
     pub json: String,
+    /// A signed list with nobody on it, to be put first: a relay that does not take even this from us is another's, and is
+    /// told of nobody.
+    pub question: Option<String>,
 }
 
 /// What somebody who wants to join is told.

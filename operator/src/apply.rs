@@ -162,6 +162,13 @@ impl Applier {
                 tracing::debug!(verb = key.verb, kind = key.kind, name = key.name, "done");
                 written
             }
+            Err(failure @ Failure::Conflict(_)) => {
+                let (Key { verb, kind, name }, error) = (key.clone(), failure.to_string());
+                tracing::debug!(verb, kind, name, error, "it has changed; deciding anew");
+                self.backoff
+                    .failed(key, &error, Instant::now(), rand::random());
+                None
+            }
             Err(failure) => {
                 metrics.failed(key.verb);
                 let (Key { verb, kind, name }, error) = (key.clone(), failure.to_string());
@@ -214,6 +221,7 @@ async fn attempt(writer: &Writer, action: &Action) -> Result<Option<Written>, Fa
     let attempt = async {
         match action {
             Action::Apply(object) => writer.apply(object).await.map(Some),
+            Action::Swap(object) => writer.swap(object).await.map(Some),
             Action::Create(object) => writer.create(object).await,
             Action::Certify(order) => {
                 let secret = issue_certificate(order, Timestamp::now())
@@ -233,6 +241,7 @@ async fn attempt(writer: &Writer, action: &Action) -> Result<Option<Written>, Fa
 fn key(action: &Action) -> Key {
     let (verb, kind, name) = match action {
         Action::Apply(object) => ("apply", object.kind().name(), name(object.metadata())),
+        Action::Swap(object) => ("swap", object.kind().name(), name(object.metadata())),
         Action::Create(object) => ("create", object.kind().name(), name(object.metadata())),
         Action::Certify(order) => (
             "certify",

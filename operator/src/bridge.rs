@@ -5,7 +5,7 @@ mod convert;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use derp::RelayUrl;
 use jiff::Timestamp;
 use sync::{
@@ -23,10 +23,13 @@ pub(crate) struct Bridge {
     changed: Arc<Notify>,
     running: Option<Running>,
     join: Join,
+    /// When a peer was last heard over each relay.
+    used: BTreeMap<RelayUrl, Timestamp>,
 }
 
-/// The conversations of one cluster name.
+/// The conversations of one cluster, under one name.
 struct Running {
+    identity: ClusterIdentity,
     cluster_name: ClusterName,
     sync: Sync,
     inputs: Senders,
@@ -63,6 +66,7 @@ impl Bridge {
             changed,
             running: None,
             join: Join::default(),
+            used: BTreeMap::new(),
         }
     }
 
@@ -73,12 +77,13 @@ impl Bridge {
         secret: Option<&ClusterSecret>,
     ) -> anyhow::Result<()> {
         let wanted = input.zip(secret);
-        let name = wanted.as_ref().map(|(input, _)| &input.cluster_name);
-        if self
-            .running
-            .as_ref()
-            .is_some_and(|running| Some(&running.cluster_name) != name)
-        {
+        let stays = |running: &Running| {
+            wanted.as_ref().is_some_and(|(input, secret)| {
+                running.cluster_name == input.cluster_name && running.identity == secret.identity()
+            })
+        };
+        if self.running.as_ref().is_some_and(|running| !stays(running)) {
+            tracing::info!("the conversations end: name or identity of this cluster is another");
             self.close().await;
         }
         let Some((input, secret)) = wanted else {
@@ -91,15 +96,35 @@ impl Bridge {
         Ok(())
     }
 
-    /// What the conversations show.
-    pub(crate) fn view(&self) -> SyncView {
+    /// Fails if the conversations have ended by a fault: a process that begins anew has better ones.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        let failed = self.running.as_ref().map(|running| &running.sync);
+        ensure!(
+            !failed.is_some_and(Sync::has_failed),
+            "the conversations with peers have ended by a fault of this program; starting anew"
+        );
+        Ok(())
+    }
+
+    /// What the conversations show at this time.
+    pub(crate) fn view(&mut self, now: Timestamp) -> SyncView {
         let Some(running) = &self.running else {
             return SyncView::default();
         };
+        let (peers, relays) = (
+            running.peers.borrow().clone(),
+            running.relays.borrow().clone(),
+        );
+        let up = peers.iter().filter(|(_, view)| view.is_up());
+        let heard =
+            up.flat_map(|(peer, view)| running.sync.relay_of(peer).into_iter().chain(homes(view)));
+        self.used.extend(heard.map(|relay| (relay, now)));
+        self.used.retain(|relay, _| relays.contains_key(relay));
         SyncView {
             running: true,
-            peers: running.peers.borrow().clone(),
-            relays: running.relays.borrow().clone(),
+            peers,
+            relays,
+            used: self.used.clone(),
         }
     }
 
@@ -184,6 +209,7 @@ impl Bridge {
         ];
         tracing::info!(cluster = %cluster_name, generation = self.generation, "talking to peers from now on");
         Ok(Running {
+            identity: secret.identity(),
             cluster_name,
             sync,
             inputs,
@@ -233,28 +259,45 @@ fn set<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
     });
 }
 
-/// Tells of every change until there can be none any more.
+/// Relays where the nodes of a peer listen: so they have come to them.
+fn homes(view: &PeerView) -> impl Iterator<Item = RelayUrl> {
+    let records = view.records.iter().flat_map(|records| records.iter());
+    records.filter_map(|(_, record)| record.home_relay().cloned())
+}
+
+/// Tells of every change, and that there can be none any more.
 async fn tell<T>(mut watched: watch::Receiver<T>, changed: Arc<Notify>) {
     while watched.changed().await.is_ok() {
         changed.notify_one();
     }
+    changed.notify_one();
 }
 
-/// Tells of every change, and notes each loss even if the connection is back before anybody looks.
+/// Tells of every change, and notes each loss: also if the connection is back before anybody looks, and if the relay is
+/// not wanted any more.
 async fn watch_relays(
     mut watched: watch::Receiver<BTreeMap<RelayUrl, RelayState>>,
     lost: Arc<Mutex<BTreeSet<RelayUrl>>>,
     changed: Arc<Notify>,
 ) {
+    let mut before = connections(&watched.borrow_and_update());
     while watched.changed().await.is_ok() {
-        let down: Vec<_> = {
-            let relays = watched.borrow_and_update();
-            let down = relays.iter().filter(|(_, state)| !state.connected);
-            down.map(|(url, _)| url.clone()).collect()
-        };
-        lock(&lost).extend(down);
+        let now = connections(&watched.borrow_and_update());
+        let gone = before
+            .iter()
+            .filter(|(url, one)| now.get(*url) != Some(*one));
+        lock(&lost).extend(gone.map(|(url, _)| url.clone()));
+        before = now;
         changed.notify_one();
     }
+}
+
+/// The connection to each relay that is connected.
+fn connections(relays: &BTreeMap<RelayUrl, RelayState>) -> BTreeMap<RelayUrl, u64> {
+    let connected = relays.iter().filter(|(_, state)| state.connected);
+    connected
+        .map(|(url, state)| (url.clone(), state.connection))
+        .collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -276,16 +319,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_loss_is_remembered_after_the_connection_is_back() {
+    async fn a_loss_is_remembered_also_if_nobody_saw_it_happen() {
         let url: RelayUrl = "http://192.0.2.1:80".parse().expect("a URL");
-        let state = |connected| {
+        let state = |connection| {
             let state = RelayState {
-                connected,
+                connected: connection > 0,
+                connection,
                 ..RelayState::default()
             };
             BTreeMap::from([(url.clone(), state)])
         };
-        let relays = watch::Sender::new(state(true));
+        let relays = watch::Sender::new(state(0));
         let (lost, changed) = (Arc::default(), Arc::new(Notify::new()));
         let follower = tokio::spawn(watch_relays(
             relays.subscribe(),
@@ -293,11 +337,55 @@ mod tests {
             Arc::clone(&changed),
         ));
         tokio::task::yield_now().await;
-        relays.send_replace(state(false));
-        changed.notified().await;
-        relays.send_replace(state(true));
-        changed.notified().await;
-        assert_eq!(*lock(&lost), BTreeSet::from([url.clone()]));
-        follower.abort();
+        for (next, is_lost) in [
+            (state(1), false),
+            (state(2), true),
+            (state(0), true),
+            (state(3), false),
+            (BTreeMap::new(), true),
+        ] {
+            relays.send_replace(next.clone());
+            changed.notified().await;
+            let seen = std::mem::take(&mut *lock(&lost));
+            assert_eq!(seen.contains(&url), is_lost, "{next:?}");
+        }
+        drop(relays);
+        follower.await.expect("it ends");
+    }
+
+    fn input(name: &str) -> SyncInput {
+        SyncInput {
+            cluster_name: name.parse().expect("a name"),
+            relays: Vec::new(),
+            peers: BTreeSet::new(),
+            records: Records::default(),
+            invites: BTreeSet::new(),
+            memberships: BTreeMap::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_conversations_follow_name_and_identity() {
+        let secret = |seed| ClusterSecret::from_seed([seed; 32]).expect("a seed");
+        let mut bridge = Bridge::new(1, Arc::default());
+        let mut speaks_as = async |name: &str, seed: Option<u8>| {
+            let secret = seed.map(secret);
+            let followed = bridge.follow(Some(input(name)), secret.as_ref()).await;
+            followed.expect("they begin");
+            bridge.check().expect("they run");
+            assert_eq!(bridge.view(Timestamp::UNIX_EPOCH).running, seed.is_some());
+            bridge.running.as_ref().map(|running| running.identity)
+        };
+        for (name, seed) in [
+            ("berlin", Some(1)),
+            ("berlin", Some(2)),
+            ("tokyo", Some(2)),
+            ("tokyo", None),
+            ("tokyo", Some(1)),
+        ] {
+            let identity = seed.map(|seed| secret(seed).identity());
+            assert_eq!(speaks_as(name, seed).await, identity);
+        }
+        bridge.close().await;
     }
 }

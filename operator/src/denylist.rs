@@ -13,13 +13,19 @@ use tokio::time::Instant;
 use crate::action::DenyPush;
 use crate::backoff::Backoff;
 use crate::metrics::Metrics;
+use crate::world::{DenyFault, DenyProblem};
+use request::Failure;
 
+/// Longest text of a problem.
+const MAX_PROBLEM: usize = 256;
 /// How long one push may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which relay has which list.
 pub(crate) struct DenyLists {
     taken: BTreeMap<RelayUrl, u64>,
+    /// Of the relays that have not taken the last one.
+    problems: BTreeMap<RelayUrl, DenyProblem>,
     /// Pushes under way, and whether the relay was lost meanwhile: what it answers then says nothing about the next.
     running: BTreeMap<RelayUrl, bool>,
     backoff: Backoff<RelayUrl>,
@@ -32,7 +38,7 @@ pub(crate) struct DenyLists {
 struct Pushed {
     relay: RelayUrl,
     serial: u64,
-    result: Result<(), String>,
+    result: Result<(), Failure>,
 }
 
 impl DenyLists {
@@ -41,6 +47,7 @@ impl DenyLists {
         let (sender, results) = mpsc::unbounded_channel();
         Self {
             taken: BTreeMap::new(),
+            problems: BTreeMap::new(),
             running: BTreeMap::new(),
             backoff: Backoff::default(),
             sender,
@@ -53,6 +60,7 @@ impl DenyLists {
     pub(crate) fn update(&mut self, lost: &BTreeSet<RelayUrl>, metrics: &Metrics) {
         for relay in lost {
             self.taken.remove(relay);
+            self.problems.remove(relay);
             if let Some(was_lost) = self.running.get_mut(relay) {
                 *was_lost = true;
             }
@@ -65,6 +73,11 @@ impl DenyLists {
     /// Serial of the list that each relay has taken and not lost.
     pub(crate) fn taken(&self) -> BTreeMap<RelayUrl, u64> {
         self.taken.clone()
+    }
+
+    /// Why those that have not taken the last list have not.
+    pub(crate) fn problems(&self) -> BTreeMap<RelayUrl, DenyProblem> {
+        self.problems.clone()
     }
 
     /// Starts those that are due.
@@ -80,8 +93,7 @@ impl DenyLists {
             let (sender, changed) = (self.sender.clone(), Arc::clone(&self.changed));
             tokio::spawn(async move {
                 let attempt = tokio::time::timeout(PATIENCE, request::put(&push)).await;
-                let result = attempt.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer")));
-                let result = result.map_err(|error| format!("{error:#}"));
+                let result = attempt.unwrap_or_else(|_| Err(Failure::late()));
                 // Nobody takes it when the process ends.
                 let _ = sender.send(Pushed {
                     relay: push.relay,
@@ -111,18 +123,33 @@ impl DenyLists {
             Ok(()) => {
                 tracing::info!(%relay, serial, "deny list taken");
                 self.backoff.succeeded(&relay);
+                self.problems.remove(&relay);
                 self.taken.insert(relay, serial);
             }
-            Err(error) => {
+            Err(Failure { fault, message }) => {
                 metrics.failed("denylist");
                 if self
                     .backoff
-                    .failed(relay.clone(), &error, Instant::now(), rand::random())
+                    .failed(relay.clone(), &message, Instant::now(), rand::random())
                 {
-                    tracing::warn!(%relay, serial, error, "deny list not taken; trying again");
+                    tracing::warn!(%relay, serial, error = message, "deny list not taken");
+                }
+                // What is said of a relay that was lost meanwhile is old.
+                if !was_lost {
+                    self.note(relay, fault, message);
                 }
             }
         }
+    }
+
+    fn note(&mut self, relay: RelayUrl, fault: DenyFault, message: String) {
+        let before = self.problems.get(&relay).map_or(0, |before| before.times);
+        let problem = DenyProblem {
+            fault,
+            message: message.chars().take(MAX_PROBLEM).collect(),
+            times: before.saturating_add(1),
+        };
+        self.problems.insert(relay, problem);
     }
 }
 
@@ -134,7 +161,14 @@ mod tests {
         "http://192.0.2.1:80".parse().expect("a URL")
     }
 
-    fn pushed(serial: u64, result: Result<(), String>) -> Pushed {
+    fn refused(fault: DenyFault) -> Result<(), Failure> {
+        Err(Failure {
+            fault,
+            message: "no".to_owned(),
+        })
+    }
+
+    fn pushed(serial: u64, result: Result<(), Failure>) -> Pushed {
         Pushed {
             relay: url(),
             serial,
@@ -166,7 +200,25 @@ mod tests {
     #[test]
     fn a_failure_waits() {
         let mut lists = DenyLists::new(Arc::default());
-        lists.finish(pushed(3, Err("no".to_owned())), &Metrics::default());
+        lists.finish(pushed(3, refused(DenyFault::Other)), &Metrics::default());
         assert!(lists.taken().is_empty() && lists.next().is_some());
+    }
+
+    #[test]
+    fn why_a_list_is_not_taken_stands_until_it_is_or_the_relay_begins_anew() {
+        let metrics = Metrics::default();
+        let mut lists = DenyLists::new(Arc::default());
+        let stale = DenyFault::Stale { in_force: 9 };
+        for times in 1..4 {
+            lists.finish(pushed(3, refused(stale)), &metrics);
+            let problem = &lists.problems()[&url()];
+            assert_eq!((problem.fault, problem.times), (stale, times));
+            assert!(lists.taken().is_empty(), "a refusal is no consent");
+        }
+        lists.finish(pushed(10, Ok(())), &metrics);
+        assert!(lists.problems().is_empty());
+        lists.finish(pushed(11, refused(DenyFault::NotOwner)), &metrics);
+        lists.update(&BTreeSet::from([url()]), &metrics);
+        assert!(lists.problems().is_empty());
     }
 }

@@ -20,7 +20,7 @@ pub(crate) mod draft;
 pub(crate) mod fixture;
 pub(crate) mod footing;
 pub(crate) mod ground;
-mod identity;
+pub(crate) mod identity;
 pub(crate) mod invites;
 mod mesh;
 pub mod names;
@@ -59,10 +59,7 @@ pub fn plan(world: &World) -> Plan {
             mesh::refuse_others(world, ground.mesh, &mut draft);
             on_ground(ground, &mut draft)
         }
-        Err(missing) => {
-            without_ground(world, missing, &mut draft);
-            Rest::default()
-        }
+        Err(missing) => without_ground(world, missing, &mut draft),
     };
     let (actions, wake_after) = draft.finish();
     Plan {
@@ -82,7 +79,8 @@ struct Rest {
     denylists: Vec<DenyPush>,
 }
 
-fn without_ground(world: &World, missing: Missing<'_>, draft: &mut Draft) {
+fn without_ground(world: &World, missing: Missing<'_>, draft: &mut Draft) -> Rest {
+    let mut rest = Rest::default();
     match missing {
         Missing::Mesh => {
             peers::delete_slices(world, draft);
@@ -90,10 +88,12 @@ fn without_ground(world: &World, missing: Missing<'_>, draft: &mut Draft) {
             relays::delete_all(world, draft);
             peers::without_mesh(world, draft);
             invites::without_mesh(world, draft);
+            rest.denylists = revocation::without_mesh(world, draft);
         }
         Missing::Identity => identity::create(world, draft),
         Missing::Broken(mesh) => mesh::refuse(mesh, "BadIdentitySecret", identity::BROKEN, draft),
     }
+    rest
 }
 
 fn on_ground(ground: Ground<'_>, draft: &mut Draft) -> Rest {
@@ -105,7 +105,7 @@ fn on_ground(ground: Ground<'_>, draft: &mut Draft) -> Rest {
     let identities: Vec<_> = admitted.iter().filter_map(|peer| peer.identity).collect();
 
     relays::write(ground, &revocation::admit_file(ground, &peers), draft);
-    revocation::remember(ground, &peers, draft);
+    revocation::remember(ground, &own, &peers, draft);
     let joining = plan_join(ground, &sites, &peers, draft);
     let passes = Passes::collect(ground, joining.membership);
     passes.keep(ground, &identities, draft);
@@ -135,6 +135,8 @@ fn sync_input(
     peers: &[ClusterIdentity],
 ) -> Option<SyncInput> {
     let relay = |site: &Site| Some(passes::sync_relay(passes, site, site.url.clone()?));
+    // Who is given one must be remembered first: else it could be taken back by nobody.
+    let members = peers.iter().filter(|peer| passes.remembers(**peer));
     let membership = |peer: &ClusterIdentity| (*peer, passes.for_cluster(*peer));
     Some(SyncInput {
         cluster_name: ground.mesh.spec.cluster_name.parse().ok()?,
@@ -142,6 +144,6 @@ fn sync_input(
         peers: peers.iter().copied().collect(),
         records: nodes::records(ground.world),
         invites: invites::heard(ground.world, ground.now),
-        memberships: peers.iter().map(membership).collect(),
+        memberships: members.map(membership).collect(),
     })
 }

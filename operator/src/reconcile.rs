@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
 use sync::{ClusterSecret, JoinAnswer, Refused, RefusedCode};
 use tokio::sync::Notify;
@@ -19,8 +18,7 @@ use crate::health::{Health, Loop};
 use crate::join::answer;
 use crate::metrics::Metrics;
 use crate::network::Networks;
-use crate::plan::names::{IDENTITY_SECRET, SEED_KEY};
-use crate::plan::plan;
+use crate::plan::{identity, plan};
 use crate::watch::Watched;
 use crate::world::{Fresh, JoinAsk, Release, World};
 
@@ -113,8 +111,8 @@ impl Reconciler {
         self.turned();
         self.settle().await;
         let started = Instant::now();
-        let secret = self.secret()?;
         let world = self.look()?;
+        let secret = identity::read(&world).known();
         let Plan {
             actions,
             sync,
@@ -123,6 +121,7 @@ impl Reconciler {
             wake_after,
         } = plan(&world);
         self.count_peers(&world);
+        self.bridge.check()?;
         let followed = self.bridge.follow(sync, secret.as_ref()).await;
         self.say_sync_problem(followed.err().map(|error| format!("{error:#}")));
         if let Some((order, secret)) = join.zip(secret.as_ref()) {
@@ -192,18 +191,13 @@ impl Reconciler {
             nodes: Vec::new(),
             networks: self.networks.objects(),
             owned: crate::world::Owned::default(),
-            sync: self.bridge.view(),
+            sync: self.bridge.view(Timestamp::now()),
             join: self.bridge.join_outcome(),
             denied: self.deny_lists.taken(),
+            undenied: self.deny_lists.problems(),
         };
         self.watched.fill(&mut world);
         Ok(world)
-    }
-
-    /// The cluster's identity; `None` as long as there is none.
-    fn secret(&self) -> anyhow::Result<Option<ClusterSecret>> {
-        let secret = self.watched.secret(IDENTITY_SECRET);
-        secret.map(|secret| read_identity(&secret)).transpose()
     }
 
     /// Decides about one who wants to join, and answers when the decision is written down.
@@ -211,6 +205,7 @@ impl Reconciler {
         let asked = JoinAsk {
             invite: request.invite,
             identity: request.identity,
+            audience: request.audience,
             cluster_name: request.cluster_name.clone(),
             cidrs: request.cidrs.clone(),
         };
@@ -309,6 +304,7 @@ fn split(actions: Vec<Action>) -> (Vec<Redemption>, Vec<Action>) {
         match action {
             Action::Redeem(redemption) => redemptions.push(redemption),
             other @ (Action::Apply(_)
+            | Action::Swap(_)
             | Action::Create(_)
             | Action::Certify(_)
             | Action::ApplyStatus(_)
@@ -326,48 +322,9 @@ fn busy(message: &str) -> JoinAnswer {
     })
 }
 
-/// Reads the identity. One that cannot be read is never replaced: peers know the cluster by it.
-fn read_identity(secret: &Secret) -> anyhow::Result<ClusterSecret> {
-    const ADVICE: &str = "the Secret culvert-identity is damaged: put its key `seed` back from a backup, or delete the Secret to \
-        become a new cluster that every peer has to admit anew";
-    let seed = secret
-        .data
-        .as_ref()
-        .and_then(|data| data.get(SEED_KEY))
-        .context(ADVICE)?;
-    let text = std::str::from_utf8(&seed.0).context(ADVICE)?;
-    ClusterSecret::from_base64(text.trim()).context(ADVICE)
-}
-
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::ByteString;
-
     use super::*;
-
-    fn secret(seed: Option<&[u8]>) -> Secret {
-        let data = seed.map(|seed| [(SEED_KEY.to_owned(), ByteString(seed.to_vec()))].into());
-        Secret {
-            data,
-            ..Secret::default()
-        }
-    }
-
-    #[test]
-    fn an_identity_is_read_as_it_was_written() {
-        let identity = ClusterSecret::generate().expect("randomness");
-        let text = identity.to_base64();
-        let read = read_identity(&secret(Some(text.as_bytes()))).expect("reads");
-        assert_eq!(read.identity(), identity.identity());
-    }
-
-    #[test]
-    fn a_damaged_identity_is_named() {
-        for seed in [None, Some(b"".as_slice()), Some(b"\xff"), Some(b"AAAA")] {
-            let error = read_identity(&secret(seed)).expect_err("damaged");
-            assert!(error.to_string().contains("culvert-identity"), "{error}");
-        }
-    }
 
     #[test]
     fn using_an_invite_is_told_from_the_rest() {

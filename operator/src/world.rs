@@ -50,6 +50,35 @@ pub struct World {
     /// Serial of the deny list that each relay has taken since it was last connected. Forget it when the relay's connection
     /// is lost: a relay that starts anew knows no list.
     pub denied: BTreeMap<RelayUrl, u64>,
+    /// Why relays have not taken the deny list that they were sent last. Forget it with the rest.
+    pub undenied: BTreeMap<RelayUrl, DenyProblem>,
+}
+
+/// Why a relay has not taken a deny list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DenyProblem {
+    /// Which kind of failure.
+    pub fault: DenyFault,
+    /// The same for people.
+    pub message: String,
+    /// How often in a row.
+    pub times: u32,
+}
+
+/// Ways in which a relay does not take a deny list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DenyFault {
+    /// It has another one of this serial, or of a later one.
+    Stale {
+        /// The serial of that one, as far as the relay tells.
+        in_force: u64,
+    },
+    /// It does not know this cluster as an owner.
+    NotOwner,
+    /// It, or what stands before it, knows no deny lists.
+    Unsupported,
+    /// It did not answer, or something else.
+    Other,
 }
 
 /// How this operator was installed.
@@ -137,6 +166,8 @@ pub struct SyncView {
     pub peers: BTreeMap<ClusterIdentity, PeerView>,
     /// Every relay that is connected to.
     pub relays: BTreeMap<RelayUrl, RelayState>,
+    /// When a peer was last heard over each of them.
+    pub used: BTreeMap<RelayUrl, Timestamp>,
 }
 
 /// How an attempt to join ended.
@@ -187,6 +218,8 @@ pub enum JoinCode {
     Overlap,
     /// The invite does not let us bring these ranges.
     NotAllowed,
+    /// The invite is for a host.
+    WrongAudience,
     /// The inviter did not believe us.
     BadProof,
     /// The inviter has too much to do.
@@ -206,6 +239,8 @@ pub struct JoinAsk {
     pub invite: ClusterIdentity,
     /// Its own identity.
     pub identity: ClusterIdentity,
+    /// What it says that it is.
+    pub audience: sync::Audience,
     /// What it calls itself.
     pub cluster_name: ClusterName,
     /// The ranges it names.

@@ -256,7 +256,9 @@ impl Cluster {
         let identity = Some(good.identity().to_string());
         let is_taken = |status: &Option<MeshStatus>| {
             let status = status.as_ref();
-            status.is_some_and(|status| status.identity == identity && !is_said(&Some(status.clone())))
+            status.is_some_and(|status| {
+                status.identity == identity && !is_said(&Some(status.clone()))
+            })
         };
         eventually("it is picked up", status, is_taken).await;
         assert!(operator.stop(), "it ends well");

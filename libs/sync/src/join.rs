@@ -28,10 +28,13 @@ use tokio::sync::oneshot;
 
 use crate::message::ClusterName;
 use crate::quic::SetupError;
+use crate::token::Audience;
 
 /// What a joiner brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinOffer {
+    /// What it is.
+    pub audience: Audience,
     /// What it calls itself.
     pub cluster_name: ClusterName,
     /// The ranges of its pods; at most [`MAX_PREFIXES`](crate::MAX_PREFIXES).
@@ -56,6 +59,8 @@ pub struct JoinRequest {
     pub invite: ClusterIdentity,
     /// Who asks.
     pub identity: ClusterIdentity,
+    /// What it says that it is.
+    pub audience: Audience,
     /// What it calls itself. A proposal.
     pub cluster_name: ClusterName,
     /// The ranges it brings. A proposal.

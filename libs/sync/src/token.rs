@@ -4,7 +4,7 @@
 //!
 //! ```json
 //! {"inviter": "cluster:...", "secret": "<base64>", "pass": "...", "expires": 1790000000, "kind": "Cluster",
-//!  "clusterName": "berlin",
+//!  "clusterName": "berlin", "podCIDRs": ["10.1.0.0/16"],
 //!  "relays": [{"url": "https://relay.example.org", "stunPort": 3478, "ca": ["<base64 of DER>"]}]}
 //! ```
 //!
@@ -17,13 +17,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use base64::{DecodeError as Base64Error, Engine as _};
 use derp::{ClusterIdentity, ClusterSecret, RelayUrl};
+use ipnet::IpNet;
 use quinn::rustls::pki_types::CertificateDer;
 use quinn::rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
-use crate::message::{Capped, ClusterName, is_statement};
+use crate::message::{Capped, ClusterName, MAX_PREFIXES, is_statement};
 
 /// The longest token, in bytes.
 pub const MAX_TOKEN: usize = 16 << 10;
@@ -53,6 +54,8 @@ pub struct Token {
     pub audience: Audience,
     /// What the inviter calls itself. For people to read.
     pub cluster_name: ClusterName,
+    /// The ranges of its pods when it made this, at most [`MAX_PREFIXES`]: who cannot have them as neighbours need not ask.
+    pub cidrs: Vec<IpNet>,
 }
 
 /// A relay, as a token describes it.
@@ -120,6 +123,9 @@ struct Json {
     kind: Audience,
     #[zeroize(skip)]
     cluster_name: ClusterName,
+    #[zeroize(skip)]
+    #[serde(rename = "podCIDRs", default, skip_serializing_if = "Capped::is_empty")]
+    cidrs: Capped<IpNet, MAX_PREFIXES>,
     #[zeroize(skip)]
     relays: Capped<JsonRelay, MAX_TOKEN_RELAYS>,
 }
@@ -207,7 +213,7 @@ impl TryFrom<&Token> for Json {
             return Err(TokenError::Relays);
         }
         let expires = token.expires.duration_since(UNIX_EPOCH);
-        if !is_statement(&token.pass) {
+        if !is_statement(&token.pass) || token.cidrs.len() > MAX_PREFIXES {
             return Err(TokenError::Content);
         }
         Ok(Self {
@@ -217,6 +223,7 @@ impl TryFrom<&Token> for Json {
             expires: expires.map_err(|_| TokenError::Content)?.as_secs(),
             kind: token.audience,
             cluster_name: token.cluster_name.clone(),
+            cidrs: Capped(token.cidrs.clone()),
             relays,
         })
     }
@@ -246,6 +253,7 @@ impl TryFrom<Json> for Token {
             expires: expires.ok_or(TokenError::Content)?,
             audience: json.kind,
             cluster_name: json.cluster_name.clone(),
+            cidrs: std::mem::take(&mut json.cidrs.0),
         })
     }
 }

@@ -27,6 +27,7 @@ fn token(audience: Audience, expires: SystemTime) -> Token {
         expires,
         audience,
         cluster_name: "berlin".parse().expect("a name"),
+        cidrs: Vec::new(),
     }
 }
 
@@ -177,6 +178,27 @@ fn what_cannot_be_used_is_not_kept() {
 }
 
 #[test]
+fn whoever_cannot_have_the_inviter_as_a_peer_does_not_use_the_token() {
+    let folder = TempDir::new().expect("a folder");
+    let state = StateFolder::open(&folder.path().join("state")).expect("opens");
+    let key = state.key().expect("a key").public();
+    let us = args(folder.path(), Some("db1"), &["10.99.0.7/32"]);
+    let us = Ourselves::of(&us, None).expect("fine");
+    let foreseen = |cidrs: &[&str]| {
+        let token = Token {
+            cidrs: cidrs.iter().map(|text| net(text)).collect(),
+            ..token(Audience::Host, at())
+        };
+        foresee(&us, &token, &state, key)
+    };
+    let refused = foreseen(&["10.1.0.0/16", "10.99.0.0/16"]);
+    let refused = refused.expect_err("overlaps").to_string();
+    assert!(refused.contains("nothing was kept"), "{refused}");
+    assert!(foreseen(&["10.1.0.0/16"]).is_ok());
+    assert!(foreseen(&[]).is_ok(), "the token does not say");
+}
+
+#[test]
 fn every_refusal_has_a_way_out() {
     for (code, way) in [
         (RefusedCode::Expired, "new one"),
@@ -184,6 +206,7 @@ fn every_refusal_has_a_way_out() {
         (RefusedCode::NameTaken, "--name"),
         (RefusedCode::Overlap, "--address"),
         (RefusedCode::NotAllowed, "--cidrs"),
+        (RefusedCode::WrongAudience, "--host"),
         (RefusedCode::Busy, "again"),
     ] {
         assert!(hint(code).contains(way), "{code:?}");

@@ -79,6 +79,15 @@ impl Writer {
             cluster apply(&self.cluster(), &**it).await)
     }
 
+    /// Server-side apply of an object that is still of this version; create, if it has none.
+    pub(super) async fn swap(&self, object: &Object) -> Result<Written, Failure> {
+        if object.metadata().resource_version.is_some() {
+            return self.apply(object).await;
+        }
+        let exists = || Failure::Conflict("there is one already".to_owned());
+        self.create(object).await?.ok_or_else(exists)
+    }
+
     pub(super) async fn apply_secret(&self, secret: &Secret) -> Result<Written, Failure> {
         apply(&self.namespaced(secret), secret).await
     }
@@ -95,7 +104,10 @@ impl Writer {
         match status {
             StatusOf::Mesh(name, status) => self.status::<Mesh>(name, None, &**status).await,
             StatusOf::Peer(name, status) => self.status::<Peer>(name, None, &**status).await,
-            StatusOf::Invite(name, status) => self.status::<Invite>(name, None, &**status).await,
+            StatusOf::Invite(name, version, status) => {
+                self.status::<Invite>(name, version.as_deref(), &**status)
+                    .await
+            }
             StatusOf::PeerSlice(name, status) => {
                 self.status::<PeerSlice>(name, None, &**status).await
             }
@@ -288,7 +300,7 @@ impl StatusOf {
         match self {
             Self::Mesh(name, _) => (Mesh::NAME, name),
             Self::Peer(name, _) => (Peer::NAME, name),
-            Self::Invite(name, _) => (Invite::NAME, name),
+            Self::Invite(name, _, _) => (Invite::NAME, name),
             Self::PeerSlice(name, _) => (PeerSlice::NAME, name),
         }
     }

@@ -5,7 +5,9 @@ use std::time::SystemTime;
 
 use derp::pass::Membership;
 use jiff::Timestamp;
-use sync::{ClusterIdentity, ClusterSecret, JoinOffer, JoinTiming, Token, TokenError, Welcome};
+use sync::{
+    Audience, ClusterIdentity, ClusterSecret, JoinOffer, JoinTiming, Token, TokenError, Welcome,
+};
 
 use crate::action::JoinOrder;
 use crate::world::{JoinAttempt, JoinCode, JoinFailure, JoinOutcome};
@@ -39,6 +41,7 @@ pub(super) async fn join(
         });
     }
     let offer = JoinOffer {
+        audience: Audience::Cluster,
         cluster_name: order.attempt.cluster_name.clone(),
         cidrs: order.attempt.cidrs.clone(),
     };

@@ -19,6 +19,7 @@ impl JoinCode {
             Self::NameTaken => "NameTaken",
             Self::Overlap => "Overlap",
             Self::NotAllowed => "NotAllowed",
+            Self::WrongAudience => "WrongAudience",
             Self::BadProof => "BadProof",
             Self::Busy => "Busy",
             Self::RelayUnreachable => "RelayUnreachable",
@@ -37,7 +38,9 @@ impl JoinCode {
             }
             // The other side may change its mind.
             Self::NameTaken | Self::Overlap | Self::NotAllowed => Some(MAX_WAIT),
-            Self::Expired | Self::Used | Self::BadProof | Self::BadToken => None,
+            Self::Expired | Self::Used | Self::WrongAudience | Self::BadProof | Self::BadToken => {
+                None
+            }
         }
     }
 }
@@ -91,6 +94,7 @@ pub(super) fn of_refusal(code: RefusedCode) -> JoinCode {
         RefusedCode::NameTaken => JoinCode::NameTaken,
         RefusedCode::Overlap => JoinCode::Overlap,
         RefusedCode::NotAllowed => JoinCode::NotAllowed,
+        RefusedCode::WrongAudience => JoinCode::WrongAudience,
         RefusedCode::BadProof => JoinCode::BadProof,
         RefusedCode::Busy => JoinCode::Busy,
         RefusedCode::Other => JoinCode::NotAllowed,

@@ -6,7 +6,7 @@ use api::{Invite, InviteStatus, Peer, PeerSpec, Redeemed, check_prefix};
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::{Resource, ResourceExt};
-use sync::{JoinAnswer, MAX_PREFIXES, Refused, RefusedCode, Welcome};
+use sync::{Audience, JoinAnswer, MAX_PREFIXES, Refused, RefusedCode, Welcome};
 
 use super::failure::of_refusal;
 use super::private::is_private;
@@ -18,7 +18,7 @@ use crate::plan::invites::{self, State};
 use crate::plan::passes::Passes;
 use crate::plan::peers::{Verdict, judge, rival};
 use crate::plan::relays::{Site, own_sites};
-use crate::plan::revocation::is_denied;
+use crate::plan::revocation::{is_denied, remember_also};
 use crate::world::{JoinAsk, World};
 
 /// Seconds for which whoever has used an invite may be helped to a Peer that has not come to be.
@@ -72,6 +72,7 @@ struct Consent {
 
 impl Desk<'_> {
     fn decide(&self) -> Result<Consent, Refused> {
+        self.check_audience()?;
         if let Some(used) = self.redeemed() {
             return match self.own_peer() {
                 Some(_) => Ok(Consent { is_new: false }),
@@ -95,6 +96,21 @@ impl Desk<'_> {
         }
         self.check_offer()?;
         Ok(Consent { is_new: true })
+    }
+
+    fn check_audience(&self) -> Result<(), Refused> {
+        let text = match (self.invite.spec.audience, self.ask.audience) {
+            (api::Audience::Cluster, Audience::Cluster) | (api::Audience::Host, Audience::Host) => {
+                return Ok(());
+            }
+            (api::Audience::Host, Audience::Cluster) => {
+                "it is for a host, and a cluster asks; make one of type Cluster: kubectl culvert invite"
+            }
+            (api::Audience::Cluster, Audience::Host) => {
+                "it is for a cluster, and a host asks; make one of type Host: kubectl culvert invite --host"
+            }
+        };
+        Err(Refused::new(RefusedCode::WrongAudience, text))
     }
 
     fn check_offer(&self) -> Result<(), Refused> {
@@ -185,6 +201,8 @@ impl Desk<'_> {
         if peer.is_none() {
             actions.push(Action::Create(self.peer().into()));
         }
+        // The membership must not be in the world before it is remembered whom it lets in.
+        actions.extend(remember_also(self.ground, self.ask.identity));
         if is_new {
             actions.push(self.note(
                 "Joined",

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
-use sync::{Audience, MAX_PREFIXES, Token, Welcome};
+use sync::{Audience, ClusterName, MAX_PREFIXES, Token, Welcome};
 
 use super::private::is_private;
 use crate::action::{Action, JoinOrder, Note};
@@ -106,23 +106,25 @@ impl Application<'_> {
     fn proceed(&self, draft: &mut Draft) -> Joining {
         if self.token.audience == Audience::Host {
             let message = "the token is for a host; make an invite of type Cluster";
-            return Joining::failed(JoinCode::BadToken, message.to_owned());
+            return Joining::failed(JoinCode::WrongAudience, message.to_owned());
         }
         let Some(attempt) = self.attempt() else {
             let message = "waiting until the ranges of this cluster are known";
             return Joining::said(ConditionStatus::Unknown, "Waiting", message);
         };
         let outcome = self.ground.world.join.as_ref();
-        match outcome.filter(|outcome| self.is_ours(&outcome.attempt)) {
-            Some(JoinOutcome {
-                result: Ok(welcome),
-                ..
-            }) => self.settle(welcome, draft),
-            Some(outcome) if outcome.attempt == attempt => match &outcome.result {
-                Err(failure) => self.again(outcome, failure, attempt, draft),
-                Ok(welcome) => self.settle(welcome, draft),
-            },
-            Some(_) | None => self.first(attempt),
+        let outcome = outcome.filter(|outcome| self.is_ours(&outcome.attempt));
+        if let Some(Ok(welcome)) = outcome.map(|outcome| &outcome.result) {
+            return self.settle(welcome, draft);
+        }
+        // Whoever would refuse the inviter afterwards must not use the token up.
+        if let Err(failure) = self.foresee() {
+            return Joining::failed(failure.code, failure.message);
+        }
+        let same = outcome.filter(|outcome| outcome.attempt == attempt);
+        match same.map(|outcome| (outcome, &outcome.result)) {
+            Some((outcome, Err(failure))) => self.again(outcome, failure, attempt, draft),
+            Some((_, Ok(_))) | None => self.first(attempt),
         }
     }
 
@@ -172,7 +174,7 @@ impl Application<'_> {
                 self.use_up(&peer.name_any(), draft);
                 Joining::said(true, "Joined", led_to(&peer.name_any(), true))
             }
-            None => match self.check(welcome) {
+            None => match self.check(&welcome.cluster_name, &welcome.cidrs) {
                 Ok(()) => {
                     draft.push(Action::Create(self.peer(welcome).into()));
                     let message = "the inviting cluster has let us in";
@@ -187,10 +189,18 @@ impl Application<'_> {
         }
     }
 
+    /// Whether we could have the inviter as a peer, by what the token says of it.
+    fn foresee(&self) -> Result<(), JoinFailure> {
+        match self.inviter_peer() {
+            Some(_) => Ok(()),
+            None => self.check(&self.token.cluster_name, &self.token.cidrs),
+        }
+    }
+
     /// What the inviter says of itself is a proposal, too.
-    fn check(&self, welcome: &Welcome) -> Result<(), JoinFailure> {
+    fn check(&self, name: &ClusterName, ranges: &[IpNet]) -> Result<(), JoinFailure> {
         let refuse = |code, message| Err(JoinFailure { code, message });
-        let name = welcome.cluster_name.as_str();
+        let name = name.as_str();
         let own = &self.ground.mesh.spec.cluster_name;
         if name == own || find(&self.ground.world.peers, name).is_some() {
             let message = format!(
@@ -199,7 +209,7 @@ impl Application<'_> {
             );
             return refuse(JoinCode::NameTaken, message);
         }
-        for range in &welcome.cidrs {
+        for range in ranges {
             if let Err(problem) = check_prefix("", &range.to_string()) {
                 return refuse(JoinCode::NotAllowed, problem.message);
             }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use api::Peer;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::json;
-use sync::{JoinAnswer, RefusedCode, Token, Welcome};
+use sync::{Audience, JoinAnswer, RefusedCode, Token, Welcome};
 
 use super::answer;
 use crate::action::{Action, JoinOrder, Kind, Object};
@@ -32,6 +32,7 @@ fn ask(fixture: &Fixture, cidr: &str) -> JoinAsk {
             .parse()
             .expect("an identity"),
         identity: secret(3).identity(),
+        audience: Audience::Cluster,
         cluster_name: "paris".parse().expect("a name"),
         cidrs: vec![cidr.parse().expect("a prefix")],
     }
@@ -192,6 +193,51 @@ fn refusals_say_what_is_wrong() {
 }
 
 #[test]
+fn an_invite_is_for_one_kind_of_joiner() {
+    for (kind, is) in [("Cluster", Audience::Cluster), ("Host", Audience::Host)] {
+        let fixture = inviting(json!({"type": kind}));
+        for audience in [Audience::Cluster, Audience::Host] {
+            let ask = JoinAsk {
+                audience,
+                ..ask(&fixture, "10.3.0.0/16")
+            };
+            if audience == is {
+                assert!(welcome(&fixture, &ask).1);
+                continue;
+            }
+            assert_eq!(code(&fixture, &ask).0, RefusedCode::WrongAudience);
+            let (_, actions) = answer(&fixture.world, &ask);
+            let [Action::Event(note)] = actions.as_slice() else {
+                panic!("people are told: {actions:?}");
+            };
+            assert!(note.warning && note.reason == "WrongAudience", "{note:?}");
+        }
+    }
+}
+
+#[test]
+fn who_joins_is_remembered_before_it_has_a_membership() {
+    let mut fixture = inviting(json!({}));
+    let ask = ask(&fixture, "10.3.0.0/16");
+    let (_, _, actions) = welcome(&fixture, &ask);
+    let [
+        Action::Redeem(_),
+        Action::Create(Object::Peer(_)),
+        Action::Swap(Object::ConfigMap(register)),
+        Action::Event(_),
+    ] = actions.as_slice()
+    else {
+        panic!("the Peer, and then the register: {actions:?}");
+    };
+    let admitted = &register.data.as_ref().expect("data")["admitted"];
+    assert!(admitted.contains(&ask.identity.to_string()), "{admitted}");
+    assert!(admitted.contains(&secret(2).identity().to_string()));
+    fixture.carry_out(actions);
+    let sync = fixture.settle().sync.expect("conversations");
+    assert!(sync.memberships.contains_key(&ask.identity));
+}
+
+#[test]
 fn a_known_peer_joins_again_within_what_its_peer_allows() {
     let fixture = inviting(json!({}));
     let tokyo = |cidr: &str| JoinAsk {
@@ -317,6 +363,23 @@ fn a_token_leads_to_a_peer_and_is_not_used_again() {
 }
 
 #[test]
+fn whoever_cannot_have_the_inviter_as_a_peer_does_not_use_the_token() {
+    let mut fixture = joining();
+    let first = order(&mut fixture).expect("an attempt");
+    let token: Token = first.token.parse().expect("a token");
+    assert_eq!(token.cidrs[0].to_string(), "10.1.0.0/16");
+    fixture.mesh(json!({"clusterName": "paris", "podCIDRs": ["10.1.128.0/17"]}));
+    assert!(order(&mut fixture).is_none());
+    is(&fixture, "False", "Overlap");
+    fixture.mesh(json!({"clusterName": "berlin", "podCIDRs": ["10.3.0.0/16"]}));
+    assert!(order(&mut fixture).is_none());
+    is(&fixture, "False", "NameTaken");
+    fixture.mesh(json!({"clusterName": "paris", "podCIDRs": ["10.3.0.0/16"]}));
+    assert!(order(&mut fixture).is_some(), "it is good still");
+    is(&fixture, "Unknown", "Joining");
+}
+
+#[test]
 fn a_used_token_that_is_put_in_again_is_asked_for_again() {
     let mut fixture = joining();
     let welcome = berlin("10.1.0.0/16", &fixture);
@@ -400,9 +463,9 @@ fn other_words_are_worth_another_try_at_once() {
 #[test]
 fn what_the_inviter_claims_is_checked_here() {
     let mut fixture = joining();
-    fixture.peer("oslo", json!({"allowedCIDRs": ["10.1.7.0/24"]}));
     let welcome = berlin("10.1.0.0/16", &fixture);
     outcome(&mut fixture, Ok(welcome), 0);
+    fixture.peer("oslo", json!({"allowedCIDRs": ["10.1.7.0/24"]}));
     fixture.settle();
     is(&fixture, "False", "Overlap");
     assert!(find::<Peer>(&fixture.world.peers, "berlin").is_none());
@@ -447,6 +510,7 @@ fn the_secret_is_only_annotated() {
         .find_map(|action| match action {
             Action::Apply(object) if object.kind() == Kind::Secret => Some(object),
             Action::Apply(_)
+            | Action::Swap(_)
             | Action::Create(_)
             | Action::Certify(_)
             | Action::ApplyStatus(_)

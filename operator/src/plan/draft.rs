@@ -42,10 +42,21 @@ impl Draft {
 
     /// Sees to it that an object is as it is wanted.
     pub(crate) fn apply<K: Serialize>(&mut self, object: impl Into<Object>, found: Option<&K>) {
-        let object = stamped(object.into());
-        let found = found.and_then(|found| serde_json::to_value(found).ok());
-        if !found.is_some_and(|found| covers(&found, &object.to_value())) {
+        if let Some(object) = differing(object.into(), found) {
             self.push(Action::Apply(object));
+        }
+    }
+
+    /// The same, if nobody else changes it meanwhile.
+    pub(crate) fn swap<K: Serialize + Resource>(
+        &mut self,
+        object: impl Into<Object>,
+        found: Option<&K>,
+    ) {
+        if let Some(mut object) = differing(object.into(), found) {
+            let version = found.and_then(|found| found.meta().resource_version.clone());
+            object.metadata_mut().resource_version = version;
+            self.push(Action::Swap(object));
         }
     }
 
@@ -119,6 +130,14 @@ pub(crate) fn by_age<K: Resource>(objects: &[Arc<K>]) -> Vec<&K> {
     sorted
 }
 
+/// The object as it is written, if what there is differs.
+fn differing<K: Serialize>(object: Object, found: Option<&K>) -> Option<Object> {
+    let object = stamped(object);
+    let found = found.and_then(|found| serde_json::to_value(found).ok());
+    let is_so = found.is_some_and(|found| covers(&found, &object.to_value()));
+    (!is_so).then_some(object)
+}
+
 /// The object with a checksum of itself, which shows that a field is no longer wanted.
 fn stamped(mut object: Object) -> Object {
     let sum = checksum(object.to_value().to_string().as_bytes());
@@ -168,6 +187,27 @@ mod tests {
         assert!(applied(map(Some("1")), Some(&found)).is_none());
         assert!(applied(map(Some("2")), Some(&found)).is_some());
         assert!(applied(map(None), Some(&found)).is_some(), "a field goes");
+    }
+
+    #[test]
+    fn a_swap_names_the_version_that_was_looked_at() {
+        let swapped = |found: Option<&ConfigMap>| {
+            let mut draft = Draft::new(Timestamp::UNIX_EPOCH);
+            draft.swap(map(Some("1")), found);
+            draft.finish().0.pop()
+        };
+        let Some(Action::Swap(Object::ConfigMap(mut made))) = swapped(None) else {
+            panic!("a ConfigMap");
+        };
+        assert_eq!(made.metadata.resource_version, None, "there must be none");
+        made.metadata.resource_version = Some("7".to_owned());
+        assert!(swapped(Some(&made)).is_none(), "it is as wanted");
+        let mut other = map(Some("2"));
+        other.metadata.resource_version = Some("8".to_owned());
+        let Some(Action::Swap(object)) = swapped(Some(&other)) else {
+            panic!("it differs");
+        };
+        assert_eq!(object.metadata().resource_version.as_deref(), Some("8"));
     }
 
     #[test]

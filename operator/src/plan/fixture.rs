@@ -19,7 +19,7 @@ use super::footing::Footing;
 use super::ground::Ground;
 use super::names::{IDENTITY_SECRET, SEED_KEY};
 use super::{issue_certificate, plan};
-use crate::action::{Action, Kind, Object, Plan, StatusOf};
+use crate::action::{Action, Kind, Object, Plan, Redemption, StatusOf};
 use crate::world::{Fresh, Owned, Release, SyncView, World};
 
 /// When all of it happens.
@@ -164,6 +164,13 @@ impl Fixture {
         }
     }
 
+    /// Lets peers be heard now over all relays that are connected.
+    pub(crate) fn come_over_relays(&mut self) {
+        let now = self.now();
+        let relays = self.world.sync.relays.keys().cloned();
+        self.world.sync.used = relays.map(|relay| (relay, now)).collect();
+    }
+
     /// Carries out plans until nothing is left to do; gives the last one.
     pub(crate) fn settle(&mut self) -> Plan {
         for _ in 0..LOOKS {
@@ -181,6 +188,7 @@ impl Fixture {
         for action in actions {
             match action {
                 Action::Apply(object) => self.apply(object),
+                Action::Swap(object) => self.swap(object),
                 Action::Create(object) => self.create(object),
                 Action::Certify(order) => {
                     let secret = issue_certificate(&order, self.now()).expect("a certificate");
@@ -188,7 +196,12 @@ impl Fixture {
                 }
                 Action::ApplyStatus(status) => self.status(status),
                 Action::Redeem(redemption) => {
-                    self.status(StatusOf::Invite(redemption.name, redemption.status));
+                    let Redemption {
+                        name,
+                        resource_version,
+                        status,
+                    } = redemption;
+                    self.status(StatusOf::Invite(name, Some(resource_version), status));
                 }
                 Action::Delete(target) => self.delete(target.kind, &target.name),
                 Action::Event(_) => {}
@@ -213,6 +226,17 @@ impl Fixture {
         meta.generation.get_or_insert(1);
         let time = super::draft::later(self.world.now, 0);
         meta.creation_timestamp.get_or_insert(Time(time));
+    }
+
+    /// As an API server has it: of this version, or not there yet.
+    fn swap(&mut self, object: Object) {
+        let Object::ConfigMap(map) = &object else {
+            panic!("only the register is swapped: {object:?}");
+        };
+        let found = super::draft::find(&self.world.owned.config_maps, &map.name_any());
+        let found = found.and_then(ResourceExt::resource_version);
+        assert_eq!(found, map.resource_version(), "of this version");
+        self.apply(object);
     }
 
     fn create(&mut self, object: Object) {
@@ -292,8 +316,12 @@ impl Fixture {
             StatusOf::Peer(name, status) => {
                 of(&mut self.world.peers, &name).status = Some(sent(&status));
             }
-            StatusOf::Invite(name, status) => {
-                of(&mut self.world.invites, &name).status = Some(sent(&status));
+            StatusOf::Invite(name, version, status) => {
+                let invite = of(&mut self.world.invites, &name);
+                assert_eq!(version, invite.metadata.resource_version, "of this version");
+                invite.status = Some(sent(&status));
+                self.uids += 1;
+                invite.metadata.resource_version = Some(self.uids.to_string());
             }
             StatusOf::PeerSlice(name, status) => {
                 of(&mut self.world.slices, &name).status = Some(sent(&status));
@@ -390,6 +418,7 @@ fn empty() -> World {
         },
         join: None,
         denied: BTreeMap::new(),
+        undenied: BTreeMap::new(),
     }
 }
 

@@ -22,6 +22,16 @@ pub(crate) enum Identity {
     Broken,
 }
 
+impl Identity {
+    /// If it is known.
+    pub(crate) fn known(self) -> Option<ClusterSecret> {
+        match self {
+            Self::Known(secret) => Some(secret),
+            Self::Missing | Self::Broken => None,
+        }
+    }
+}
+
 /// Reads the identity.
 pub(crate) fn read(world: &World) -> Identity {
     let Some(secret) = find::<Secret>(&world.owned.secrets, IDENTITY_SECRET) else {
@@ -48,4 +58,57 @@ pub(crate) fn create(world: &World, draft: &mut Draft) {
 }
 
 /// What is wrong with a broken identity.
-pub(crate) const BROKEN: &str = "Secret culvert-identity has no seed; put back the one that it had, or delete the Secret to become another cluster";
+pub(crate) const BROKEN: &str = "the Secret culvert-identity is damaged; put its key `seed` back from a backup, or delete the Secret to become \
+    another cluster, which every peer has to admit anew";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::plan::fixture::{Fixture, condition, secret};
+    use crate::plan::plan;
+
+    fn put(fixture: &mut Fixture, seed: Option<&[u8]>) {
+        let kept = Arc::make_mut(&mut fixture.world.owned.secrets[0]);
+        let seed = seed.map(|seed| (SEED_KEY.to_owned(), ByteString(seed.to_vec())));
+        kept.data = Some(seed.into_iter().collect());
+    }
+
+    #[test]
+    fn a_damaged_identity_is_said_and_picked_up_again_when_it_is_repaired() {
+        let mut fixture = Fixture::new();
+        fixture.settle();
+        for seed in [None, Some(b"".as_slice()), Some(b"\xff"), Some(b"AAAA")] {
+            put(&mut fixture, seed);
+            let damaged = fixture.settle();
+            assert!(damaged.sync.is_none());
+            assert!(read(&fixture.world).known().is_none());
+            let status = fixture.mesh_status();
+            let ready = condition(&status.conditions, "Ready");
+            assert_eq!(ready, ("False", "BadIdentitySecret"));
+            let kept = fixture.world.owned.secrets[0].data.clone();
+            let kept = kept.expect("data").get(SEED_KEY).cloned();
+            assert_eq!(kept.map(|seed| seed.0), seed.map(<[u8]>::to_vec));
+        }
+        let text = secret(1).to_base64();
+        put(&mut fixture, Some(format!("{}\n", &*text).as_bytes()));
+        assert!(fixture.settle().sync.is_some());
+        let identity = fixture.mesh_status().identity;
+        assert_eq!(identity, Some(secret(1).identity().to_string()));
+    }
+
+    #[test]
+    fn an_identity_that_is_replaced_is_followed() {
+        let mut fixture = Fixture::new();
+        fixture.settle();
+        let text = secret(7).to_base64();
+        put(&mut fixture, Some(text.as_bytes()));
+        fixture.settle();
+        let identity = fixture.mesh_status().identity;
+        assert_eq!(identity, Some(secret(7).identity().to_string()));
+        let known = read(&fixture.world).known().expect("known");
+        assert_eq!(known.identity(), secret(7).identity());
+        assert!(plan(&fixture.world).actions.is_empty());
+    }
+}

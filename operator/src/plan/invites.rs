@@ -54,8 +54,7 @@ pub(crate) fn write(ground: Ground<'_>, sites: &[Site], draft: &mut Draft) {
                 with_finding(invite, base(invite), &said(closed), ground.now)
             }
         };
-        let write = StatusOf::Invite(invite.name_any(), Box::new(status.clone()));
-        draft.status(&status, invite.status.as_ref(), write);
+        put(invite, &status, draft);
     }
     delete_orphans(ground.world, draft);
 }
@@ -65,8 +64,7 @@ pub(crate) fn without_mesh(world: &World, draft: &mut Draft) {
     for invite in &world.invites {
         let finding = Finding::new("Ready", false, "UnknownMesh", "there is no Mesh");
         let status = with_finding(invite, base(invite), &finding, draft.now());
-        let write = StatusOf::Invite(invite.name_any(), Box::new(status.clone()));
-        draft.status(&status, invite.status.as_ref(), write);
+        put(invite, &status, draft);
     }
 }
 
@@ -139,6 +137,12 @@ fn open(
         }
     };
     with_finding(invite, base(invite), &finding, ground.now)
+}
+
+fn put(invite: &Invite, status: &InviteStatus, draft: &mut Draft) {
+    let (name, version) = (invite.name_any(), invite.resource_version());
+    let write = StatusOf::Invite(name, version, Box::new(status.clone()));
+    draft.status(status, invite.status.as_ref(), write);
 }
 
 /// What stands in the status in any case.

@@ -68,7 +68,13 @@ pub(crate) fn status(ground: Ground<'_>, facts: Facts<'_>, draft: &mut Draft) {
     let mesh = ground.mesh;
     let found = found(ground, facts.sites);
     let connected = found.iter().filter(|relay| relay.inside).count();
-    let findings = findings(ground, &facts, relays::findings(&found));
+    let mut findings = findings(
+        ground,
+        &facts,
+        relays::findings(ground, facts.sites, &found),
+    );
+    // No reason not to be ready: a cluster without peers has nobody who could show it.
+    findings.extend(relays::reachable(ground, facts.sites, &found, draft));
     let before = mesh.status.as_ref();
     let old = before.map_or(&[][..], |status| &status.conditions);
     let status = MeshStatus {

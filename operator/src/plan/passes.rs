@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use derp::pass::{LIFETIME, Membership, Pass, Scope};
+use derp::pass::{LIFETIME, Membership, Pass, RETURN, Scope};
 use derp::{NodeKey, RelayUrl};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
@@ -16,6 +16,7 @@ use sync::{ClusterIdentity, ClusterSecret};
 use super::draft::{Draft, find};
 use super::ground::Ground;
 use super::names::{self, MEMBERSHIPS_SECRET, OPERATOR};
+use super::revocation::{Remembered, remembered};
 
 /// Key in [`MEMBERSHIPS_SECRET`]: a JSON object from an owner's identity to the text of its membership for us.
 const RECEIVED: &str = "received";
@@ -25,6 +26,8 @@ const RECEIVED: &str = "received";
 pub(crate) struct Passes<'a> {
     secret: &'a ClusterSecret,
     now: Timestamp,
+    /// Who stands in the register of those that are let in.
+    remembered: Remembered,
     /// From owners of other relays.
     received: BTreeMap<ClusterIdentity, Membership>,
 }
@@ -35,6 +38,7 @@ impl<'a> Passes<'a> {
         let mut passes = Self {
             secret: ground.secret,
             now: ground.now,
+            remembered: remembered(ground.world),
             received: BTreeMap::new(),
         };
         let kept = kept(ground).into_values();
@@ -49,10 +53,22 @@ impl<'a> Passes<'a> {
         passes
     }
 
-    /// The pass with which a key of this cluster is let in by relays of that owner; `None` if the owner admits us not.
+    /// Whether it is written down that a cluster is let in.
+    pub(crate) fn remembers(&self, cluster: ClusterIdentity) -> bool {
+        self.remembered.clusters.contains(&cluster)
+    }
+
+    /// The pass with which a key of this cluster is let in by relays of that owner; `None` if the owner admits us not, or
+    /// if it is not written down yet that the key is let in.
     pub(crate) fn for_key(&self, owner: ClusterIdentity, key: NodeKey) -> Option<String> {
+        let is_operator = key == self.secret.identity().relay_key();
+        if !is_operator && !self.remembered.nodes.contains(&key) {
+            return None;
+        }
         let membership = self.received.get(&owner).copied();
-        if owner != self.secret.identity() && membership.is_none() {
+        let valid = membership.is_some_and(|given| given.expires() > SystemTime::from(self.now));
+        // One that has expired opens the lobby to the operator, where it gets the next one.
+        if owner != self.secret.identity() && (membership.is_none() || !(is_operator || valid)) {
             return None;
         }
         let pass = Pass::issue(self.secret, key, self.expiry(key.as_bytes()), membership);
@@ -98,7 +114,9 @@ impl<'a> Passes<'a> {
     /// The one that ends last counts.
     fn take(&mut self, membership: Membership) {
         let (owner, own) = (membership.owner(), self.secret.identity());
-        let good = membership.verify(&owner, &own, SystemTime::from(self.now));
+        let then = SystemTime::from(self.now).checked_sub(RETURN);
+        let then = then.unwrap_or(SystemTime::UNIX_EPOCH);
+        let good = membership.verify(&owner, &own, then);
         let longer = self
             .received
             .get(&owner)
@@ -157,8 +175,19 @@ fn kept(ground: Ground<'_>) -> BTreeMap<ClusterIdentity, Membership> {
 mod tests {
     use std::collections::HashSet;
 
+    use serde_json::json;
+
     use super::*;
-    use crate::plan::fixture::Fixture;
+    use crate::plan::fixture::{Fixture, key};
+
+    /// With a node whose key is remembered: number 9.
+    fn fixture() -> Fixture {
+        let mut fixture = Fixture::new();
+        fixture.settle();
+        fixture.report("n1", json!({"publicKey": key(9).to_string()}));
+        fixture.settle();
+        fixture
+    }
 
     fn passes(ground: Ground<'_>, seconds: i64) -> Passes<'_> {
         let ground = Ground {
@@ -170,9 +199,9 @@ mod tests {
 
     #[test]
     fn a_text_stays_for_half_a_life_and_never_ends_sooner() {
-        let fixture = Fixture::new();
+        let fixture = fixture();
         let half = i64::try_from(LIFETIME.as_secs() / 2).expect("fits");
-        let key = derp::NodeSecret::from_bytes([9; 32]).public();
+        let key = key(9);
         fixture.with_ground(|ground| {
             let owner = ground.identity();
             let mut texts = HashSet::new();
@@ -193,8 +222,8 @@ mod tests {
     #[test]
     fn relays_of_others_need_their_membership() {
         let owner = ClusterSecret::from_seed([42; 32]).expect("a seed");
-        let key = derp::NodeSecret::from_bytes([9; 32]).public();
-        Fixture::new().with_ground(|ground| {
+        let key = key(9);
+        fixture().with_ground(|ground| {
             let bare = Passes::collect(ground, None);
             assert_eq!(bare.for_key(owner.identity(), key), None);
             let end = SystemTime::from(ground.now) + LIFETIME;
@@ -212,6 +241,45 @@ mod tests {
             assert_eq!(admitted.expect("admitted").cluster, ground.identity());
             assert_eq!(passes.for_operator(ground.identity()), None);
             assert!(passes.for_operator(owner.identity()).is_some());
+        });
+    }
+
+    #[test]
+    fn a_membership_that_has_expired_still_leads_the_operator_to_the_lobby() {
+        let owner = ClusterSecret::from_seed([42; 32]).expect("a seed");
+        let mut fixture = fixture();
+        let end = SystemTime::from(fixture.now()) + LIFETIME;
+        let own = fixture.with_ground(|ground| ground.identity());
+        let given = Membership::issue(&owner, own, Scope::Mesh, end);
+        let owners = HashSet::from([owner.identity()]);
+        let mut after = |days: i64| {
+            fixture.pass_seconds(days * 24 * 3600);
+            fixture.with_ground(|ground| {
+                let passes = Passes::collect(ground, Some(given));
+                let operator = passes.for_operator(owner.identity());
+                let admitted = operator.and_then(|text| {
+                    let now = SystemTime::from(ground.now);
+                    derp::pass::verify(&text, &owners, &own.relay_key(), now).ok()
+                });
+                let node = passes.for_key(owner.identity(), key(9));
+                (admitted.map(|admitted| admitted.scope), node.is_some())
+            })
+        };
+        assert_eq!(after(6), (Some(Scope::Mesh), true));
+        assert_eq!(after(2), (Some(Scope::Lobby), false));
+        assert_eq!(after(88), (Some(Scope::Lobby), false));
+        assert_eq!(after(2), (None, false));
+    }
+
+    #[test]
+    fn what_nobody_has_written_down_gets_no_pass() {
+        fixture().with_ground(|ground| {
+            let passes = Passes::collect(ground, None);
+            let owner = ground.identity();
+            assert!(passes.for_key(owner, key(9)).is_some());
+            assert_eq!(passes.for_key(owner, key(10)), None);
+            let stranger = ClusterSecret::from_seed([42; 32]).expect("a seed");
+            assert!(!passes.remembers(stranger.identity()));
         });
     }
 }

@@ -27,7 +27,7 @@ use crate::action::Kind;
 
 pub use certificate::{CertificateError, issue_certificate};
 pub(crate) use site::{Origin, Site, known_sites, own_sites};
-pub(crate) use state::{findings, found};
+pub(crate) use state::{findings, found, reachable};
 
 /// Port in the pod.
 const PORT: i32 = 8443;

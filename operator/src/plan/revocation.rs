@@ -1,48 +1,51 @@
 //! The deny list: who was let in and is no longer, until their passes have run out.
 //!
 //! A `ConfigMap` remembers who is let in, so that it shows when somebody no longer is, also to an operator that was away
-//! meanwhile. Relays are told the list as it is remembered: a serial is never used for two lists.
+//! meanwhile. It is written before anybody gets a pass, and only over the version that was looked at. Relays are told the
+//! list as it is remembered: a serial is never used for two lists.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::str::FromStr;
+mod outpost;
+mod register;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
 
 use derp::NodeKey;
-use derp::pass::{DenyList, LIFETIME, MAX_DENIED_CLUSTERS, MAX_DENIED_NODES, SKEW};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
-use sync::ClusterIdentity;
+use sync::{ClusterIdentity, ClusterSecret};
 
-use super::draft::{Draft, find, later};
+use super::draft::{Draft, find};
 use super::ground::Ground;
+use super::identity::{self, Identity};
 use super::names::{self, DENY_MAP, OPERATOR};
 use super::peers::Verdict;
 use super::relays::Site;
-use crate::action::DenyPush;
+use crate::action::{Action, DenyPush};
+use crate::world::{DenyFault, DenyProblem, World};
+use outpost::Outpost;
+use register::{Register, Who};
 
-const SERIAL: &str = "serial";
-const ADMITTED: &str = "admitted";
-const DENIED: &str = "denied";
 /// Most keys in an admit file.
 const MAX_LISTED: usize = 8192;
-/// Seconds until every relay has read its admit file anew.
-const ADMIT_FILE_DELAY: i64 = 900;
+/// Most nodes of this cluster that get passes.
+const MAX_OWN: usize = 5000;
+/// Seconds for which relays are told of a Mesh's end.
+const FAREWELL: i64 = 3600;
+/// Seconds by which a clock may have been wrong that gave a serial.
+const WRONG_CLOCK: i64 = 366 * 24 * 3600;
+/// Failures in a row after which one that may pass is worth telling.
+const TELLING: u32 = 3;
 
-/// Who may be let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Who {
-    /// All node keys of a cluster.
-    Cluster(ClusterIdentity),
-    /// A node key in the admit files.
-    Node(NodeKey),
-}
-
-/// What is remembered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Register {
-    serial: u64,
-    admitted: BTreeSet<Who>,
-    denied: BTreeMap<Who, Timestamp>,
+/// Who is let in, as it is written down.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Remembered {
+    /// Clusters that may have a membership.
+    pub(crate) clusters: BTreeSet<ClusterIdentity>,
+    /// Nodes of this cluster that may have a pass.
+    pub(crate) nodes: BTreeSet<NodeKey>,
 }
 
 /// The admit file of relays: this cluster is their owner. Nodes given by hand have no passes, and neither have operators
@@ -56,15 +59,118 @@ pub(crate) fn admit_file(ground: Ground<'_>, peers: &[Verdict<'_>]) -> String {
         .collect()
 }
 
-/// Remembers who is let in and who no longer is.
-pub(crate) fn remember(ground: Ground<'_>, peers: &[Verdict<'_>], draft: &mut Draft) {
-    let found = find::<ConfigMap>(&ground.world.owned.config_maps, DENY_MAP);
-    let before = found.map(Register::read).unwrap_or_default();
+/// Writes down who is let in and who no longer is.
+pub(crate) fn remember(ground: Ground<'_>, own: &[Site], peers: &[Verdict<'_>], draft: &mut Draft) {
     let admitted = peers.iter().filter(|peer| peer.is_admitted());
     let clusters = admitted.filter_map(|peer| peer.identity).map(Who::Cluster);
-    let nodes = listed_keys(peers).into_iter().map(Who::Node);
-    let admitted = clusters.chain(nodes).collect();
-    let register = before.next(admitted, ground.now);
+    let listed = listed_keys(peers).into_iter().map(Who::Node);
+    let nodes = own_keys(ground.world).into_iter().map(Who::Own);
+    let admitted = clusters.chain(listed).chain(nodes).collect();
+    let before = read(ground.world);
+    let register = Register {
+        outposts: outposts(ground, own),
+        ..before.next(admitted, ground.now, later_serial(ground.world, ground.now))
+    };
+    replace(ground.world, register, draft);
+}
+
+/// Writes down that a cluster is let in, besides all others that are.
+pub(crate) fn remember_also(ground: Ground<'_>, cluster: ClusterIdentity) -> Vec<Action> {
+    let before = read(ground.world);
+    let mut admitted = before.admitted.clone();
+    admitted.insert(Who::Cluster(cluster));
+    let mut draft = Draft::new(ground.now);
+    let register = before.next(admitted, ground.now, None);
+    replace(ground.world, register, &mut draft);
+    draft.finish().0
+}
+
+/// Lets everybody go, as there is no Mesh, and gives the lists for relays that run elsewhere. They are told for an hour: a
+/// relay that cannot be reached by then has its passes run out.
+pub(crate) fn without_mesh(world: &World, draft: &mut Draft) -> Vec<DenyPush> {
+    let Identity::Known(secret) = identity::read(world) else {
+        return Vec::new();
+    };
+    let (before, now) = (read(world), draft.now());
+    let serial = later_serial(world, now);
+    let after = before.next(BTreeSet::new(), now, serial);
+    replace(world, after, draft);
+    if !before.has_denied_since(super::draft::later(now, -FAREWELL)) {
+        return Vec::new();
+    }
+    pushes_to(world, &secret, &before, before.outposts.iter().cloned())
+}
+
+/// Who is let in by now.
+pub(crate) fn remembered(world: &World) -> Remembered {
+    let mut remembered = Remembered::default();
+    for who in read(world).admitted {
+        match who {
+            Who::Cluster(cluster) => {
+                remembered.clusters.insert(cluster);
+            }
+            Who::Own(key) => {
+                remembered.nodes.insert(key);
+            }
+            Who::Node(_) => {}
+        }
+    }
+    remembered
+}
+
+/// Whether a cluster was let in, no longer is, and its passes have not run out yet.
+pub(crate) fn is_denied(ground: Ground<'_>, cluster: ClusterIdentity) -> bool {
+    read(ground.world)
+        .denied
+        .contains_key(&Who::Cluster(cluster))
+}
+
+/// The lists that connected relays of this cluster have not taken yet.
+pub(crate) fn pushes(ground: Ground<'_>, sites: &[Site]) -> Vec<DenyPush> {
+    let connected = |site: &&Site| {
+        let url = site.url.as_ref();
+        url.is_some_and(|url| ground.is_connected(url))
+    };
+    let own = sites.iter().filter(|site| is_own(ground, site));
+    let outposts = own.filter(connected).filter_map(Outpost::of);
+    let register = read(ground.world);
+    pushes_to(ground.world, ground.secret, &register, outposts)
+}
+
+/// What is wrong with a relay that does not take the deny list, and what to do.
+pub(crate) fn problem(ground: Ground<'_>, site: &Site) -> Option<String> {
+    let problem = ground.world.undenied.get(site.url.as_ref()?)?;
+    if is_foreign(problem, site.is_assumed) || !is_own(ground, site) {
+        return None;
+    }
+    let advice = match problem.fault {
+        DenyFault::NotOwner => format!(
+            "it does not know this cluster as its owner; add the line {} to its admit file, or name its owner in the Mesh",
+            ground.identity()
+        ),
+        DenyFault::Unsupported => {
+            format!(
+                "{}; have what stands before it pass PUT /denylist, or update the relay",
+                problem.message
+            )
+        }
+        DenyFault::Stale { in_force } if is_plausible(in_force, ground.now) => return None,
+        DenyFault::Stale { in_force } => {
+            format!("it has a list of serial {in_force}, made by a wrong clock; restart the relay")
+        }
+        DenyFault::Other if problem.times >= TELLING => problem.message.clone(),
+        DenyFault::Other => return None,
+    };
+    Some(format!("the deny list is not taken: {advice}"))
+}
+
+fn read(world: &World) -> Register {
+    let found = find::<ConfigMap>(&world.owned.config_maps, DENY_MAP);
+    found.map(Register::read).unwrap_or_default()
+}
+
+fn replace(world: &World, register: Register, draft: &mut Draft) {
+    let found = find::<ConfigMap>(&world.owned.config_maps, DENY_MAP);
     if found.is_none() && register == Register::default() {
         return;
     }
@@ -72,154 +178,85 @@ pub(crate) fn remember(ground: Ground<'_>, peers: &[Verdict<'_>], draft: &mut Dr
         draft.wake_at(*end);
     }
     let map = ConfigMap {
-        metadata: names::metadata(&ground.world.release, OPERATOR, DENY_MAP),
+        metadata: names::metadata(&world.release, OPERATOR, DENY_MAP),
         data: Some(register.write()),
         ..ConfigMap::default()
     };
-    draft.apply(map, found);
+    draft.swap(map, found);
 }
 
-/// Whether a cluster was let in, no longer is, and its passes have not run out yet.
-pub(crate) fn is_denied(ground: Ground<'_>, cluster: ClusterIdentity) -> bool {
-    let found = find::<ConfigMap>(&ground.world.owned.config_maps, DENY_MAP);
-    found.is_some_and(|map| {
-        Register::read(map)
-            .denied
-            .contains_key(&Who::Cluster(cluster))
-    })
-}
-
-/// The lists that connected relays of this cluster have not taken yet.
-pub(crate) fn pushes(ground: Ground<'_>, sites: &[Site]) -> Vec<DenyPush> {
-    let found = find::<ConfigMap>(&ground.world.owned.config_maps, DENY_MAP);
-    let register = found.map(Register::read).unwrap_or_default();
-    let Some(list) = register.list(ground).filter(|_| register.serial > 0) else {
+fn pushes_to(
+    world: &World,
+    secret: &ClusterSecret,
+    register: &Register,
+    outposts: impl Iterator<Item = Outpost>,
+) -> Vec<DenyPush> {
+    let Some(list) = register.list(secret).filter(|_| register.serial > 0) else {
         return Vec::new();
     };
-    let json = list.to_json();
-    let own = sites
-        .iter()
-        .filter(|site| site.owner == Some(ground.identity()));
-    let push = |site: &Site| {
-        let relay = site.url.clone()?;
-        let taken = ground.world.denied.get(&relay).copied().unwrap_or_default();
-        let due = ground.is_connected(&relay) && taken < register.serial;
-        due.then(|| DenyPush {
-            dial: site.dial.clone().unwrap_or_else(|| relay.clone()),
-            relay,
-            ca_bundle: site.ca_bundle.clone(),
-            serial: register.serial,
-            json: json.clone(),
-        })
+    let (json, question) = (list.to_json(), Register::default().list(secret));
+    let due = |outpost: &Outpost| {
+        let taken = world.denied.get(&outpost.url).copied();
+        let problem = world.undenied.get(&outpost.url);
+        let foreign = problem.is_some_and(|problem| is_foreign(problem, outpost.is_assumed));
+        !foreign && taken.unwrap_or_default() < register.serial
     };
-    own.filter_map(push).collect()
+    let push = |outpost: Outpost| DenyPush {
+        dial: outpost.dial.unwrap_or_else(|| outpost.url.clone()),
+        relay: outpost.url,
+        ca_bundle: outpost.ca_bundle,
+        serial: register.serial,
+        json: json.clone(),
+        question: question
+            .as_ref()
+            .filter(|_| outpost.is_assumed)
+            .map(derp::pass::DenyList::to_json),
+    };
+    outposts.filter(due).map(push).collect()
 }
 
-impl Register {
-    /// After another look at who is let in.
-    fn next(&self, admitted: BTreeSet<Who>, now: Timestamp) -> Self {
-        let mut denied = self.denied.clone();
-        for gone in self.admitted.difference(&admitted) {
-            denied.insert(*gone, gone.denied_until(now));
-        }
-        denied.retain(|who, until| *until > now && !admitted.contains(who));
-        let changed = !denied.keys().eq(self.denied.keys());
-        // Above whatever a register that was lost has reached.
-        let least = u64::try_from(now.as_second()).unwrap_or_default();
-        let serial = if changed {
-            least.max(self.serial + 1)
-        } else {
-            self.serial
-        };
-        Self {
-            serial,
-            admitted,
-            denied,
-        }
-    }
-
-    /// The list for relays, of those whose passes last longest if there are too many.
-    fn list(&self, ground: Ground<'_>) -> Option<DenyList> {
-        let mut latest: Vec<_> = self.denied.iter().collect();
-        latest.sort_by_key(|(who, until)| (std::cmp::Reverse(**until), **who));
-        let (mut nodes, mut clusters) = (BTreeSet::new(), BTreeSet::new());
-        for (who, _) in latest {
-            match who {
-                Who::Cluster(identity) if clusters.len() < MAX_DENIED_CLUSTERS => {
-                    clusters.insert(*identity);
-                }
-                Who::Node(key) if nodes.len() < MAX_DENIED_NODES => {
-                    nodes.insert(*key);
-                }
-                Who::Cluster(_) | Who::Node(_) => {}
-            }
-        }
-        DenyList::issue(ground.secret, self.serial, nodes, clusters).ok()
-    }
-
-    fn read(map: &ConfigMap) -> Self {
-        let text = |key: &str| {
-            let data = map.data.as_ref();
-            data.and_then(|data| data.get(key))
-                .map_or("", String::as_str)
-        };
-        let denied = |line: &str| {
-            let (who, until) = line.split_once(' ')?;
-            Some((who.parse().ok()?, until.parse().ok()?))
-        };
-        Self {
-            serial: text(SERIAL).parse().unwrap_or_default(),
-            admitted: text(ADMITTED)
-                .lines()
-                .filter_map(|line| line.parse().ok())
-                .collect(),
-            denied: text(DENIED).lines().filter_map(denied).collect(),
-        }
-    }
-
-    fn write(&self) -> BTreeMap<String, String> {
-        let admitted = self.admitted.iter().map(|who| format!("{who}\n"));
-        let denied = self
-            .denied
-            .iter()
-            .map(|(who, until)| format!("{who} {until}\n"));
-        BTreeMap::from([
-            (SERIAL.to_owned(), self.serial.to_string()),
-            (ADMITTED.to_owned(), admitted.collect()),
-            (DENIED.to_owned(), denied.collect()),
-        ])
-    }
+/// Whether the relay has turned out to be somebody else's, who had not been named.
+fn is_foreign(problem: &DenyProblem, is_assumed: bool) -> bool {
+    is_assumed && problem.fault == DenyFault::NotOwner
 }
 
-impl Who {
-    /// When nothing that lets it in can be left.
-    fn denied_until(self, now: Timestamp) -> Timestamp {
-        let pass = i64::try_from((LIFETIME + SKEW).as_secs()).unwrap_or(i64::MAX);
-        match self {
-            Self::Cluster(_) => later(now, pass),
-            Self::Node(_) => later(now, ADMIT_FILE_DELAY),
-        }
-    }
+fn is_own(ground: Ground<'_>, site: &Site) -> bool {
+    site.owner == Some(ground.identity())
 }
 
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cluster(identity) => write!(f, "{identity}"),
-            Self::Node(key) => write!(f, "node:{key}"),
-        }
-    }
+/// Relays that are there without this cluster's Mesh.
+fn outposts(ground: Ground<'_>, own: &[Site]) -> Vec<Outpost> {
+    let external = own.iter().filter(|site| site.is_external());
+    let own = external.filter(|site| is_own(ground, site));
+    own.filter_map(Outpost::of).map(Outpost::trimmed).collect()
 }
 
-impl FromStr for Who {
-    type Err = ();
+/// The highest serial that a relay has instead of ours.
+fn later_serial(world: &World, now: Timestamp) -> Option<u64> {
+    let stale = world
+        .undenied
+        .values()
+        .filter_map(|problem| match problem.fault {
+            DenyFault::Stale { in_force } => Some(in_force),
+            DenyFault::NotOwner | DenyFault::Unsupported | DenyFault::Other => None,
+        });
+    stale.filter(|serial| is_plausible(*serial, now)).max()
+}
 
-    fn from_str(text: &str) -> Result<Self, ()> {
-        match text.strip_prefix("node:") {
-            Some(key) => key.parse().map(Self::Node).map_err(|_| ()),
-            None => text.parse().map(Self::Cluster).map_err(|_| ()),
-        }
-    }
+/// Serials are times.
+fn is_plausible(serial: u64, now: Timestamp) -> bool {
+    let latest = now.as_second().saturating_add(WRONG_CLOCK);
+    serial <= u64::try_from(latest).unwrap_or_default()
+}
+
+/// Keys of the nodes that there are.
+fn own_keys(world: &World) -> BTreeSet<NodeKey> {
+    let names: BTreeSet<_> = world.nodes.iter().map(|node| &node.metadata.name).collect();
+    let nodes = world.mesh_nodes.iter();
+    let nodes = nodes.filter(|node| names.contains(&node.metadata.name));
+    let key = |status: &api::MeshNodeStatus| status.public_key.as_ref()?.parse().ok();
+    let keys = nodes.filter_map(|node| node.status.as_ref().and_then(key));
+    keys.take(MAX_OWN).collect()
 }
 
 /// Keys in the admit file, sorted.
@@ -230,72 +267,4 @@ fn listed_keys(peers: &[Verdict<'_>]) -> BTreeSet<NodeKey> {
     let nodes = in_force.flat_map(|peer| &peer.peer.spec.nodes);
     let nodes = nodes.filter_map(|node| node.public_key.parse().ok());
     operators.chain(nodes).take(MAX_LISTED).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).expect("a time")
-    }
-
-    fn cluster(seed: u8) -> Who {
-        let secret = sync::ClusterSecret::from_seed([seed; 32]).expect("a seed");
-        Who::Cluster(secret.identity())
-    }
-
-    fn node(seed: u8) -> Who {
-        Who::Node(derp::NodeSecret::from_bytes([seed; 32]).public())
-    }
-
-    #[test]
-    fn who_goes_is_denied_until_the_passes_are_over() {
-        let both = Register::default().next([cluster(1), node(2)].into(), at(0));
-        assert_eq!((both.serial, both.denied.len()), (0, 0));
-        let gone = both.next([].into(), at(100));
-        assert_eq!((gone.serial, gone.denied.len()), (100, 2));
-        assert_eq!(gone.next([].into(), at(200)), gone, "nothing new");
-        let node_over = gone.next([].into(), at(100 + ADMIT_FILE_DELAY));
-        assert!(node_over.serial > gone.serial);
-        assert!(node_over.denied.keys().eq([&cluster(1)]));
-        let week = i64::try_from(LIFETIME.as_secs()).expect("fits");
-        assert_eq!(gone.next([].into(), at(week)).denied.len(), 1);
-        assert_eq!(gone.next([].into(), at(week + 700)).denied.len(), 0);
-    }
-
-    #[test]
-    fn who_comes_back_is_let_in_again() {
-        let gone = Register::default()
-            .next([cluster(1)].into(), at(0))
-            .next([].into(), at(1));
-        let back = gone.next([cluster(1)].into(), at(2));
-        assert_eq!((back.serial, back.denied.len()), (2, 0));
-    }
-
-    #[test]
-    fn a_register_that_was_lost_begins_above_what_it_had_reached() {
-        let kept = Register::default().next([cluster(1)].into(), at(50));
-        let at_the_same_second = kept
-            .next([].into(), at(60))
-            .next([cluster(1)].into(), at(60));
-        assert_eq!(at_the_same_second.serial, 61);
-        let lost = Register::default().next([cluster(2)].into(), at(70));
-        assert!(lost.next([].into(), at(80)).serial > at_the_same_second.serial);
-    }
-
-    #[test]
-    fn what_is_remembered_is_read_back() {
-        let register = Register {
-            serial: 7,
-            admitted: [cluster(1), node(1)].into(),
-            denied: [(cluster(2), at(5)), (node(3), at(6))].into(),
-        };
-        let map = ConfigMap {
-            data: Some(register.write()),
-            ..ConfigMap::default()
-        };
-        assert_eq!(Register::read(&map), register);
-        assert_eq!(Register::read(&ConfigMap::default()), Register::default());
-    }
 }

@@ -31,6 +31,7 @@ pub(crate) fn linked() -> Fixture {
         &[("t1", 20, &["10.2.1.0/24"]), ("t2", 21, &["10.2.2.0/24"])],
     );
     fixture.view(secret(2).identity(), tokyo);
+    fixture.come_over_relays();
     fixture.settle();
     fixture
 }
@@ -59,7 +60,9 @@ pub(crate) fn probed(fixture: &mut Fixture, path: &str, seconds_ago: i64) {
 
 fn kinds(world: &World) -> Vec<Kind> {
     let applied = |action: Action| match action {
-        Action::Apply(object) | Action::Create(object) => Some(object.kind()),
+        Action::Apply(object) | Action::Swap(object) | Action::Create(object) => {
+            Some(object.kind())
+        }
         Action::Certify(_) => Some(Kind::Secret),
         Action::ApplyStatus(_) | Action::Redeem(_) | Action::Delete(_) | Action::Event(_) => None,
     };
@@ -181,6 +184,33 @@ fn a_linked_cluster_settles_and_says_so() {
             .as_ref()
             .is_some_and(|pem| pem.contains("BEGIN"))
     );
+}
+
+#[test]
+fn that_a_relay_is_reached_from_outside_is_shown_by_peers_and_forgotten() {
+    let mut fixture = linked();
+    let reachable = |fixture: &mut Fixture| {
+        let plan = fixture.settle();
+        let status = fixture.mesh_status();
+        let (said, reason) = condition(&status.conditions, "RelayReachable");
+        let said = (said.to_owned(), reason.to_owned());
+        (said, status.relays[0].outside, plan.wake_after)
+    };
+    let is = |said: &str, reason: &str| (said.to_owned(), reason.to_owned());
+    let (said, outside, wake) = reachable(&mut fixture);
+    assert_eq!((said, outside), (is("True", "PeerConnected"), Some(true)));
+    assert!(wake.expect("another look").as_secs() <= 601);
+    fixture.pass_seconds(599);
+    assert_eq!(reachable(&mut fixture).0, is("True", "PeerConnected"));
+    fixture.pass_seconds(1);
+    let (said, outside, _) = reachable(&mut fixture);
+    assert_eq!((said, outside), (is("Unknown", "NotSeen"), None));
+    fixture.come_over_relays();
+    assert_eq!(reachable(&mut fixture).1, Some(true));
+    fixture.world.sync.used.clear();
+    assert_eq!(reachable(&mut fixture).0, is("Unknown", "NotSeen"));
+    let conditions = fixture.mesh_status().conditions;
+    assert_ne!(condition(&conditions, "Ready").1, "NotSeen");
 }
 
 #[test]

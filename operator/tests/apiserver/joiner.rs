@@ -52,6 +52,7 @@ impl Joiner {
 
     pub(crate) async fn join(&self, token: &Token, name: &str) -> Result<Welcome, JoinError> {
         let offer = JoinOffer {
+            audience: sync::Audience::Cluster,
             cluster_name: name.parse().expect("a name"),
             cidrs: vec!["10.2.0.0/16".parse().expect("a range")],
         };

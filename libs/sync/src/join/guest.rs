@@ -91,6 +91,7 @@ impl Guest {
         let request = JoinRequest {
             invite: self.invite,
             identity: ask.identity,
+            audience: ask.kind,
             cluster_name: ask.cluster_name,
             cidrs: ask.cidrs,
             answer,

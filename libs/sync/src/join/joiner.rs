@@ -234,6 +234,7 @@ mod tests {
 
     fn offer() -> JoinOffer {
         JoinOffer {
+            audience: Audience::Cluster,
             cluster_name: "tokyo".parse().unwrap(),
             cidrs: Vec::new(),
         }
@@ -265,6 +266,7 @@ mod tests {
             expires: SystemTime::UNIX_EPOCH,
             audience: Audience::Cluster,
             cluster_name: "berlin".parse().unwrap(),
+            cidrs: Vec::new(),
         };
         (server, sync, token)
     }

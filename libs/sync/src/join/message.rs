@@ -1,8 +1,8 @@
 //! What joiner and inviter say: one message each, framed like those between peers.
 //!
 //! ```json
-//! {"join": {"version": 1, "identity": "cluster:...", "clusterName": "tokyo", "podCIDRs": ["10.2.0.0/16"],
-//!           "signature": "<base64>"}}
+//! {"join": {"version": 1, "identity": "cluster:...", "kind": "Cluster", "clusterName": "tokyo",
+//!           "podCIDRs": ["10.2.0.0/16"], "signature": "<base64>"}}
 //! {"welcome": {"clusterName": "berlin", "podCIDRs": ["10.1.0.0/16"], "acceptedCIDRs": ["10.2.0.0/16"],
 //!              "membership": "..."}}
 //! {"refused": {"code": "NameTaken", "message": "..."}}
@@ -18,6 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{JoinAnswer, JoinOffer};
 use crate::message::{Capped, ClusterName, DecodeError, MAX_PREFIXES, frame, is_statement};
+use crate::token::Audience;
 
 /// The longest message, without its length.
 pub(super) const MAX_BYTES: usize = 16 << 10;
@@ -71,6 +72,8 @@ pub enum RefusedCode {
     Overlap,
     /// The invite does not allow what the joiner brings.
     NotAllowed,
+    /// The invite is for a host and a cluster asks, or the reverse.
+    WrongAudience,
     /// The joiner has not proved who it is.
     BadProof,
     /// The inviter cannot decide now.
@@ -86,6 +89,8 @@ pub enum RefusedCode {
 pub(super) struct Ask {
     version: u32,
     pub(super) identity: ClusterIdentity,
+    #[serde(default = "cluster")]
+    pub(super) kind: Audience,
     pub(super) cluster_name: ClusterName,
     #[serde(rename = "podCIDRs", deserialize_with = "cidrs", default)]
     pub(super) cidrs: Vec<IpNet>,
@@ -125,6 +130,7 @@ impl Ask {
         Self {
             version: VERSION,
             identity: us.identity(),
+            kind: offer.audience,
             cluster_name: offer.cluster_name,
             cidrs: offer.cidrs,
             signature: Signature(us.sign(&statement_of(inviter, invite))),
@@ -201,6 +207,7 @@ impl fmt::Display for Refused {
             RefusedCode::NameTaken => "the cluster name is taken",
             RefusedCode::Overlap => "a range is in use there",
             RefusedCode::NotAllowed => "the invite does not allow this",
+            RefusedCode::WrongAudience => "the invite is for another kind of joiner",
             RefusedCode::BadProof => "the proof of our identity does not hold",
             RefusedCode::Busy => "it cannot decide now",
             RefusedCode::Other => "for a reason that this version does not know",
@@ -226,6 +233,11 @@ impl From<Signature> for String {
     fn from(signature: Signature) -> Self {
         STANDARD.encode(signature.0)
     }
+}
+
+/// What a joiner is that does not say it.
+fn cluster() -> Audience {
+    Audience::Cluster
 }
 
 /// What the joiner signs.

@@ -35,6 +35,7 @@ fn token() -> Token {
         expires: UNIX_EPOCH + Duration::from_secs(1_790_000_000),
         audience: Audience::Cluster,
         cluster_name: "berlin".parse().unwrap(),
+        cidrs: vec!["10.1.0.0/16".parse().unwrap()],
     }
 }
 
@@ -46,7 +47,7 @@ fn parts(token: &Token) -> impl PartialEq + fmt::Debug + use<> {
         token.pass.clone(),
         token.relays.clone(),
         (token.expires, token.audience),
-        token.cluster_name.clone(),
+        (token.cluster_name.clone(), token.cidrs.clone()),
     )
 }
 
@@ -73,11 +74,28 @@ fn the_text_round_trips_with_white_space_around_it() {
 }
 
 #[test]
+fn ranges_are_bounded_and_may_be_missing() {
+    let with = |count: usize| Token {
+        cidrs: vec!["fd00:1234:5678:9abc:def0:1234:5678::/112".parse().unwrap(); count],
+        ..token()
+    };
+    let read: Token = with(MAX_PREFIXES).to_text().unwrap().parse().unwrap();
+    assert_eq!(read.cidrs.len(), MAX_PREFIXES);
+    assert!(with(MAX_PREFIXES + 1).to_text().is_err());
+    let read: Token = with(0).to_text().unwrap().parse().unwrap();
+    assert_eq!(read.cidrs, []);
+    let text = with(0).to_text().unwrap();
+    let json = URL_SAFE_NO_PAD.decode(&text[PREFIX.len()..]).unwrap();
+    assert!(!String::from_utf8(json).unwrap().contains("podCIDRs"));
+}
+
+#[test]
 fn the_json_is_what_the_description_says() {
     let text = token().to_text().unwrap();
     let json = URL_SAFE_NO_PAD.decode(&text[PREFIX.len()..]).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
     assert_eq!(json["inviter"], secret(1).identity().to_string());
+    assert_eq!(json["podCIDRs"], serde_json::json!(["10.1.0.0/16"]));
     assert_eq!(json["secret"], *secret(2).to_base64());
     assert_eq!(json["expires"], 1_790_000_000);
     assert_eq!(json["kind"], "Cluster");
@@ -250,6 +268,7 @@ proptest! {
             expires: UNIX_EPOCH + Duration::from_secs(expires),
             audience: if is_host { Audience::Host } else { Audience::Cluster },
             cluster_name: name.parse().unwrap(),
+            cidrs: Vec::new(),
         };
         let text = token.to_text().unwrap();
         prop_assert_eq!(parts(&text.parse().unwrap()), parts(&token));

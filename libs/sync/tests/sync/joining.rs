@@ -48,6 +48,7 @@ fn token(relays: &[RelayUrl]) -> Token {
         expires: SystemTime::now() + Duration::from_secs(900),
         audience: Audience::Cluster,
         cluster_name: "cluster-1".parse().unwrap(),
+        cidrs: Vec::new(),
     }
 }
 
@@ -57,6 +58,7 @@ pub(crate) fn token_for(server: &Server) -> Token {
 
 fn offer(seed: u8) -> JoinOffer {
     JoinOffer {
+        audience: Audience::Cluster,
         cluster_name: format!("cluster-{seed}").parse().unwrap(),
         cidrs: vec![format!("10.{seed}.0.0/16").parse().unwrap()],
     }

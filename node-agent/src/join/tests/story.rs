@@ -80,6 +80,7 @@ impl Berlin {
             expires,
             audience: Audience::Host,
             cluster_name: "berlin".parse().expect("a name"),
+            cidrs: Vec::new(),
         }
     }
 

@@ -76,6 +76,7 @@ fn an_invite_ends_and_whoever_comes_too_late_is_told_so_for_a_while() {
         let notes = actions.filter_map(|action| match action {
             Action::Event(note) => Some((note.about.kind, note.reason)),
             Action::Apply(_)
+            | Action::Swap(_)
             | Action::Create(_)
             | Action::Certify(_)
             | Action::ApplyStatus(_)
@@ -102,6 +103,30 @@ fn an_invite_ends_and_whoever_comes_too_late_is_told_so_for_a_while() {
             .invites
             .is_empty()
     );
+}
+
+#[test]
+fn a_status_is_written_over_what_was_looked_at_only() {
+    let mut fixture = linked();
+    fixture.invite("one", json!({}));
+    let version = fixture.world.invites[0].metadata.resource_version.clone();
+    let actions = plan(&fixture.world).actions.into_iter();
+    let written = actions.filter_map(|action| match action {
+        Action::ApplyStatus(crate::action::StatusOf::Invite(name, version, _)) => {
+            Some((name, version))
+        }
+        Action::Apply(_)
+        | Action::Swap(_)
+        | Action::Create(_)
+        | Action::Certify(_)
+        | Action::ApplyStatus(_)
+        | Action::Redeem(_)
+        | Action::Delete(_)
+        | Action::Event(_) => None,
+    });
+    let written: Vec<_> = written.collect();
+    assert!(version.is_some());
+    assert_eq!(written, [("one".to_owned(), version)]);
 }
 
 #[test]

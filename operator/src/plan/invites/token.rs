@@ -8,7 +8,7 @@ use derp::pass::{Membership, Pass, Scope};
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use sync::{Audience, MAX_TOKEN_RELAYS, Token, TokenRelay};
+use sync::{Audience, MAX_PREFIXES, MAX_TOKEN_RELAYS, Token, TokenRelay};
 
 use crate::plan::ground::Ground;
 use crate::plan::names::{self, INVITE, TOKEN_KEY};
@@ -74,6 +74,7 @@ fn token(
     let membership = Membership::issue(ground.secret, identity, Scope::Lobby, expires);
     let pass = Pass::issue(&secret, identity.relay_key(), expires, Some(membership));
     let cluster_name = &ground.mesh.spec.cluster_name;
+    let pods = ground.ranges.pods.iter().copied();
     Ok(Token {
         inviter: ground.identity(),
         secret,
@@ -85,5 +86,6 @@ fn token(
             api::Audience::Host => Audience::Host,
         },
         cluster_name: cluster_name.parse().map_err(|error| format!("{error}"))?,
+        cidrs: pods.take(MAX_PREFIXES).collect(),
     })
 }

@@ -29,6 +29,8 @@ pub(crate) struct Site {
     pub(crate) stun_port: u16,
     /// Whose passes it takes.
     pub(crate) owner: Option<ClusterIdentity>,
+    /// Whether that is a guess: nobody has named its owner.
+    pub(crate) is_assumed: bool,
     /// What is missing.
     pub(crate) problem: Option<String>,
 }
@@ -45,6 +47,11 @@ pub(crate) enum Origin {
 }
 
 impl Site {
+    /// Whether it stands in the Mesh and runs elsewhere.
+    pub(crate) fn is_external(&self) -> bool {
+        self.origin == Origin::External
+    }
+
     /// As nodes are told, without a pass; `None` while its URL is not known.
     pub(crate) fn external(&self) -> Option<ExternalRelay> {
         Some(ExternalRelay {
@@ -104,6 +111,7 @@ fn managed_site(relay: Managed<'_>) -> Site {
         ca_bundle: tls::ca_bundle(&relay),
         stun_port: address::stun_port(relay.relay, service),
         owner: Some(relay.ground.identity()),
+        is_assumed: false,
         problem: problem(&relay, has_certificate),
     }
 }
@@ -145,6 +153,7 @@ fn external_site(
             Some(owner) => owner.parse().ok(),
             None => default,
         },
+        is_assumed: relay.owner.is_none(),
         problem,
     }
 }

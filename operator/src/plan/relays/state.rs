@@ -1,12 +1,17 @@
 //! How relays are, for the status of the Mesh.
 
-use api::{Finding, RelayFound};
+use std::collections::BTreeSet;
+
+use api::{ConditionStatus, Finding, RelayFound};
 use derp::RelayUrl;
-use sync::PeerView;
 
 use super::{Origin, Site};
+use crate::plan::draft::{Draft, later};
 use crate::plan::ground::Ground;
+use crate::plan::revocation;
 
+/// Seconds for which a peer that has come over a relay shows that others reach it.
+const FRESH: i64 = 600;
 /// Most text of a problem.
 const MAX_PROBLEM: usize = 1024;
 
@@ -26,8 +31,52 @@ pub(crate) fn found(ground: Ground<'_>, site: &Site) -> RelayFound {
     }
 }
 
+/// What `RelayReachable` is: whether others reach the relays that run here; `None` if none does. When to look again goes
+/// to `draft`.
+pub(crate) fn reachable(
+    ground: Ground<'_>,
+    sites: &[Site],
+    relays: &[RelayFound],
+    draft: &mut Draft,
+) -> Option<Finding> {
+    const KIND: &str = "RelayReachable";
+    let managed = sites.iter().filter(|site| site.origin == Origin::Managed);
+    let managed: BTreeSet<&str> = managed.map(|site| site.name.as_str()).collect();
+    for used in ground.world.sync.used.values() {
+        draft.wake_at(later(*used, FRESH + 1));
+    }
+    let own = relays
+        .iter()
+        .filter(|relay| managed.contains(relay.name.as_str()));
+    let (seen, unseen): (Vec<_>, Vec<_>) = own.partition(|relay| relay.outside == Some(true));
+    let names = |relays: &[&RelayFound]| {
+        let names = relays.iter().map(|relay| relay.name.as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    match (seen.as_slice(), unseen.as_slice()) {
+        ([], []) => None,
+        (seen, []) => {
+            let message = format!("peers come over {}", names(seen));
+            Some(Finding::new(KIND, true, "PeerConnected", message))
+        }
+        (_, unseen) => {
+            let message = format!(
+                "no peer has come over {} for {} minutes, so nobody knows whether others reach it",
+                names(unseen),
+                FRESH / 60
+            );
+            Some(Finding::new(
+                KIND,
+                ConditionStatus::Unknown,
+                "NotSeen",
+                message,
+            ))
+        }
+    }
+}
+
 /// What `RelaysReady` is, given how all of them are.
-pub(crate) fn findings(relays: &[RelayFound]) -> Finding {
+pub(crate) fn findings(ground: Ground<'_>, sites: &[Site], relays: &[RelayFound]) -> Finding {
     const KIND: &str = "RelaysReady";
     if relays.is_empty() {
         let message = "there is no relay; add one to the Mesh, or join a cluster that has one";
@@ -41,38 +90,26 @@ pub(crate) fn findings(relays: &[RelayFound]) -> Finding {
             format!("{}: {problem}", relay.name)
         })
         .collect();
-    if down.is_empty() {
+    if !down.is_empty() {
+        return Finding::new(KIND, false, "RelayDown", down.join("; "));
+    }
+    let open = sites.iter().filter_map(|site| {
+        let problem = revocation::problem(ground, site)?;
+        Some(format!("{}: {problem}", site.name))
+    });
+    let open: Vec<String> = open.collect();
+    if open.is_empty() {
         return Finding::new(KIND, true, "Connected", "connected to every relay");
     }
-    Finding::new(KIND, false, "RelayDown", down.join("; "))
+    let message = format!("who was sent away can go on using {}", open.join("; "));
+    Finding::new(KIND, false, "DenyListNotTaken", message)
 }
 
-/// That a relay works from outside is what a peer shows that is heard over it. It is remembered while its URL stays.
+/// That a relay works from outside is what peers show that come over it; what was shown long ago says nothing.
 fn outside(ground: Ground<'_>, site: &Site) -> Option<bool> {
-    let url = site.url.as_ref()?;
-    if site.origin == Origin::Managed && is_heard_over(ground, url) {
-        return Some(true);
-    }
-    let status = ground.mesh.status.as_ref()?;
-    let before = status.relays.iter().find(|relay| relay.name == site.name)?;
-    let same = before.url.as_ref() == Some(&url.to_string());
-    before.outside.filter(|_| same)
-}
-
-/// A peer that speaks to us has come over a relay: over this one, if its nodes listen there or there is no other.
-fn is_heard_over(ground: Ground<'_>, url: &RelayUrl) -> bool {
-    let sync = &ground.world.sync;
-    let is_only = sync.relays.keys().all(|other| other == url);
-    sync.peers
-        .values()
-        .any(|peer| peer.is_up() && (is_only || listens_at(peer, url)))
-}
-
-fn listens_at(peer: &PeerView, url: &RelayUrl) -> bool {
-    let records = peer.records.iter();
-    records
-        .flat_map(|records| records.iter())
-        .any(|(_, record)| record.home_relay() == Some(url))
+    let used = ground.world.sync.used.get(site.url.as_ref()?)?;
+    let fresh = later(*used, FRESH) > ground.now;
+    (site.origin == Origin::Managed && fresh).then_some(true)
 }
 
 fn problem(ground: Ground<'_>, site: &Site, inside: bool) -> Option<String> {
@@ -80,6 +117,7 @@ fn problem(ground: Ground<'_>, site: &Site, inside: bool) -> Option<String> {
         let state = ground.world.sync.relays.get(site.url.as_ref()?)?;
         state.problem.clone().filter(|_| !inside)
     };
-    let problem = site.problem.clone().or_else(seen)?;
+    let open = || revocation::problem(ground, site);
+    let problem = site.problem.clone().or_else(seen).or_else(open)?;
     Some(problem.chars().take(MAX_PROBLEM).collect())
 }

@@ -14,6 +14,7 @@ fn identity(seed: u8) -> ClusterIdentity {
 
 fn offer() -> JoinOffer {
     JoinOffer {
+        audience: Audience::Host,
         cluster_name: "tokyo".parse().unwrap(),
         cidrs: vec![
             "10.2.0.0/16".parse().unwrap(),
@@ -47,6 +48,17 @@ fn messages_survive_the_wire() {
         let bytes = answer.clone().encode().unwrap();
         assert_eq!(JoinAnswer::decode(&bytes[HEAD..]).unwrap(), answer);
     }
+}
+
+#[test]
+fn who_does_not_say_what_it_is_is_a_cluster() {
+    let bytes = ask().encode().unwrap();
+    let text = std::str::from_utf8(&bytes[HEAD..]).unwrap();
+    assert_eq!(Ask::decode(text.as_bytes()).unwrap().kind, Audience::Host);
+    let without = text.replace("\"kind\":\"Host\",", "");
+    assert_ne!(without, text);
+    let ask = Ask::decode(without.as_bytes()).unwrap();
+    assert_eq!(ask.kind, Audience::Cluster);
 }
 
 #[test]
