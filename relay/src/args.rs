@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Parser, ValueEnum};
+use clap::{ArgGroup, Parser};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tracing_subscriber::EnvFilter;
+use serve::LogArgs;
 
 use crate::admit::AdmitRule;
 use crate::server::{Config, Limits, Timing, TlsFiles};
@@ -57,21 +57,9 @@ pub struct Args {
     /// explained where it is served.
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
-    /// What to log: error, warn, info, debug or trace, or a filter like `culvert_relay=debug`.
-    #[arg(long, value_name = "FILTER", default_value = "info", value_parser = check_filter)]
-    pub log_level: String,
-    /// How to log.
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Plain)]
-    pub log_format: LogFormat,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Plain,
-    /// For machines: one JSON object a line.
-    Json,
+    /// What to log, and how.
+    #[command(flatten)]
+    pub log: LogArgs,
 }
 
 impl Args {
@@ -98,13 +86,6 @@ impl Args {
             },
         }
     }
-}
-
-/// A wrong filter is wrong usage.
-fn check_filter(text: &str) -> Result<String, String> {
-    let parsed = EnvFilter::builder().parse(text);
-    let checked = parsed.map(|_| text.to_owned());
-    checked.map_err(|error| format!("{error}; use for instance info or info,culvert_relay=debug"))
 }
 
 /// Lets the process open as many files as it may, and says how many that is.

@@ -26,7 +26,7 @@ mod tls;
 mod waiting;
 
 pub use admit::{AdmitError, AdmitRule, BadLine};
-pub use args::{Args, LogFormat, raise_file_limit};
+pub use args::{Args, raise_file_limit};
 pub use keyfile::KeyFileError;
 pub use server::{Config, Limits, Server, StartError, Timing, TlsFiles};
 pub use tls::TlsError;

@@ -4,9 +4,11 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use culvert_relay::{Args, LogFormat, Server, raise_file_limit};
+use culvert_relay::{Args, Server, raise_file_limit};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+
+/// TLS says much about connections that strangers break off.
+const QUIET: &str = "rustls=warn";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -21,13 +23,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&args.log_level))
-        .with_writer(std::io::stderr);
-    match args.log_format {
-        LogFormat::Plain => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().init(),
-    }
+    args.log.start(QUIET);
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
