@@ -115,6 +115,7 @@ fn on_ground(ground: Ground<'_>, draft: &mut Draft) -> Rest {
     invites::write(ground, &sites, draft);
     let facts = mesh::Facts {
         sites: &sites,
+        sites_left_out: relays::left_out(&own, &with_relays),
         nodes: nodes::count(ground.world),
         ready_peers,
         peers: peers.len(),

@@ -23,6 +23,8 @@ const MAX_RELAYS: usize = 16;
 pub(crate) struct Facts<'a> {
     /// All relays.
     pub(crate) sites: &'a [Site],
+    /// How many more there are.
+    pub(crate) sites_left_out: usize,
     /// The nodes of this cluster.
     pub(crate) nodes: Count,
     /// Peers that are ready.
@@ -68,11 +70,15 @@ pub(crate) fn status(ground: Ground<'_>, facts: Facts<'_>, draft: &mut Draft) {
     let mesh = ground.mesh;
     let found = found(ground, facts.sites);
     let connected = found.iter().filter(|relay| relay.inside).count();
-    let mut findings = findings(
-        ground,
-        &facts,
-        relays::findings(ground, facts.sites, &found),
-    );
+    let mut ready = relays::findings(ground, facts.sites, &found);
+    if facts.sites_left_out > 0 {
+        let (used, more) = (facts.sites.len(), facts.sites_left_out);
+        ready.message = format!(
+            "{}; {used} relays are used, and {more} more of peers are not: there is no room",
+            ready.message
+        );
+    }
+    let mut findings = findings(ground, &facts, ready);
     // No reason not to be ready: a cluster without peers has nobody who could show it.
     findings.extend(relays::reachable(ground, facts.sites, &found, draft));
     let before = mesh.status.as_ref();

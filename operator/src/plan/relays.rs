@@ -26,7 +26,7 @@ use super::names::{self, RELAY, RELAY_LABEL};
 use crate::action::Kind;
 
 pub use certificate::{CertificateError, issue_certificate};
-pub(crate) use site::{Origin, Site, known_sites, own_sites};
+pub(crate) use site::{Origin, Site, known_sites, left_out, own_sites};
 pub(crate) use state::{findings, found, reachable};
 
 /// Port in the pod.

@@ -52,6 +52,14 @@ impl Site {
         self.origin == Origin::External
     }
 
+    /// Whether it is this cluster's: it runs here, or stands in the Mesh.
+    pub(crate) fn is_own(&self) -> bool {
+        match self.origin {
+            Origin::Managed | Origin::External => true,
+            Origin::Peer(_) => false,
+        }
+    }
+
     /// As nodes are told, without a pass; `None` while its URL is not known.
     pub(crate) fn external(&self) -> Option<ExternalRelay> {
         Some(ExternalRelay {
@@ -76,8 +84,19 @@ pub(crate) fn own_sites(ground: Ground<'_>) -> Vec<Site> {
     managed(ground).map(managed_site).chain(external).collect()
 }
 
-/// The relays of this cluster and those of its peers, each URL once.
+/// The relays of this cluster and those of its peers, each URL once, as many as there is room for.
 pub(crate) fn known_sites(own: &[Site], peers: &[&Peer]) -> Vec<Site> {
+    let mut sites = all_sites(own, peers);
+    sites.truncate(MAX_SITES);
+    sites
+}
+
+/// How many there is no room for.
+pub(crate) fn left_out(own: &[Site], peers: &[&Peer]) -> usize {
+    all_sites(own, peers).len().saturating_sub(MAX_SITES)
+}
+
+fn all_sites(own: &[Site], peers: &[&Peer]) -> Vec<Site> {
     let of_peer = |peer: &&Peer| {
         let name = peer.name_any();
         let identity = peer.spec.identity.as_ref();
@@ -92,7 +111,7 @@ pub(crate) fn known_sites(own: &[Site], peers: &[&Peer]) -> Vec<Site> {
     let mut sites: Vec<Site> = Vec::new();
     for site in own.iter().cloned().chain(peers.iter().flat_map(of_peer)) {
         let known = site.url.is_some() && sites.iter().any(|other| other.url == site.url);
-        if !known && sites.len() < MAX_SITES {
+        if !known {
             sites.push(site);
         }
     }

@@ -75,21 +75,29 @@ pub(crate) fn reachable(
     }
 }
 
-/// What `RelaysReady` is, given how all of them are.
+/// What `RelaysReady` is, given how all of them are. It is about the relays of this cluster; those of a peer are that peer's,
+/// and count only where there are no others.
 pub(crate) fn findings(ground: Ground<'_>, sites: &[Site], relays: &[RelayFound]) -> Finding {
     const KIND: &str = "RelaysReady";
     if relays.is_empty() {
         let message = "there is no relay; add one to the Mesh, or join a cluster that has one";
         return Finding::new(KIND, false, "NoRelay", message);
     }
-    let down: Vec<String> = relays
+    let own = sites.iter().filter(|site| site.is_own());
+    let own: BTreeSet<&str> = own.map(|site| site.name.as_str()).collect();
+    let is_own = |relay: &&RelayFound| own.contains(relay.name.as_str());
+    let connected = relays.iter().filter(|relay| relay.inside).count();
+    if own.is_empty() && connected > 0 {
+        let message = format!(
+            "this cluster has no relay of its own; of its peers' {} it is connected to {connected}",
+            relays.len()
+        );
+        return Finding::new(KIND, true, "OfPeers", message);
+    }
+    let counting = relays
         .iter()
-        .filter(|relay| !relay.inside)
-        .map(|relay| {
-            let problem = relay.problem.as_deref().unwrap_or("not connected");
-            format!("{}: {problem}", relay.name)
-        })
-        .collect();
+        .filter(|relay| own.is_empty() || is_own(relay));
+    let down: Vec<String> = counting.filter(|relay| !relay.inside).map(told).collect();
     if !down.is_empty() {
         return Finding::new(KIND, false, "RelayDown", down.join("; "));
     }
@@ -99,10 +107,15 @@ pub(crate) fn findings(ground: Ground<'_>, sites: &[Site], relays: &[RelayFound]
     });
     let open: Vec<String> = open.collect();
     if open.is_empty() {
-        return Finding::new(KIND, true, "Connected", "connected to every relay");
+        return Finding::new(KIND, true, "Connected", "connected to every own relay");
     }
     let message = format!("who was sent away can go on using {}", open.join("; "));
     Finding::new(KIND, false, "DenyListNotTaken", message)
+}
+
+fn told(relay: &RelayFound) -> String {
+    let problem = relay.problem.as_deref().unwrap_or("not connected");
+    format!("{}: {problem}", relay.name)
 }
 
 /// That a relay works from outside is what peers show that come over it; what was shown long ago says nothing.

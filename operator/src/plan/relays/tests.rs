@@ -314,6 +314,89 @@ fn relays_of_others_are_known_by_index() {
     assert_eq!(mesh.relay_summary.as_deref(), Some("2/2"));
 }
 
+/// `berlin`, with a Peer that has relays.
+fn with_peer_relays(external: &[&str], urls: &[String]) -> Fixture {
+    let mut fixture = Fixture::new();
+    let external: Vec<_> = external.iter().map(|url| json!({"url": url})).collect();
+    fixture.mesh(json!({
+        "clusterName": "berlin", "podCIDRs": ["10.1.0.0/16"], "relays": {"external": external},
+    }));
+    for (number, urls) in urls.chunks(8).enumerate() {
+        let relays: Vec<_> = urls.iter().map(|url| json!({"url": url})).collect();
+        let range = format!("10.{}.0.0/16", number + 2);
+        fixture.peer(
+            &format!("p{number}"),
+            json!({"allowedCIDRs": [range], "relays": relays}),
+        );
+    }
+    fixture.settle();
+    fixture
+}
+
+/// Status, reason and message of `RelaysReady`.
+fn relays_ready(fixture: &mut Fixture) -> (String, String, String) {
+    fixture.settle();
+    let conditions = fixture.mesh_status().conditions;
+    let found = api::find_condition(&conditions, "RelaysReady").expect("there");
+    (
+        found.status.clone(),
+        found.reason.clone(),
+        found.message.clone(),
+    )
+}
+
+fn connect_only(fixture: &mut Fixture, part: &str) {
+    fixture.connect();
+    for (url, state) in &mut fixture.world.sync.relays {
+        state.connected = url.to_string().contains(part);
+    }
+}
+
+#[test]
+fn relays_of_peers_count_only_where_there_is_no_own() {
+    let peers = [
+        "https://p.example".to_owned(),
+        "https://q.example".to_owned(),
+    ];
+    let mut fixture = with_peer_relays(&["https://own.example"], &peers);
+    connect_only(&mut fixture, "own");
+    assert_eq!(relays_ready(&mut fixture).1, "Connected");
+    connect_only(&mut fixture, "p.example");
+    let (status, reason, message) = relays_ready(&mut fixture);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "RelayDown"));
+    assert!(
+        message.starts_with("external-0") && !message.contains("peer"),
+        "{message}"
+    );
+
+    let mut fixture = with_peer_relays(&[], &peers);
+    connect_only(&mut fixture, "p.example");
+    let (status, reason, message) = relays_ready(&mut fixture);
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "OfPeers"));
+    assert!(
+        message.ends_with("peers' 2 it is connected to 1"),
+        "{message}"
+    );
+    connect_only(&mut fixture, "nobody");
+    assert_eq!(relays_ready(&mut fixture).1, "RelayDown");
+}
+
+#[test]
+fn relays_for_which_there_is_no_room_are_told() {
+    let urls: Vec<String> = (0..17)
+        .map(|number| format!("https://r{number}.example"))
+        .collect();
+    let mut fixture = with_peer_relays(&["https://own.example"], &urls);
+    connect_only(&mut fixture, "");
+    let (status, _, message) = relays_ready(&mut fixture);
+    assert_eq!(status, "True");
+    assert!(
+        message.contains("16 relays are used, and 2 more"),
+        "{message}"
+    );
+    assert_eq!(fixture.mesh_status().relays.len(), 16);
+}
+
 fn certificate(fixture: &Fixture) -> Secret {
     let secrets = &fixture.world.owned.secrets;
     find::<Secret>(secrets, "culvert-relay-main-tls")
