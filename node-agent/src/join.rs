@@ -50,14 +50,16 @@ pub(crate) fn join(args: &JoinArgs) -> anyhow::Result<()> {
     output::print(&agreed.summary(&args.state.folder, secret.identity()))
 }
 
-/// Whether this host could have the inviter as a peer, by what the token says of it: if not, the token is not used up.
+/// Whether this host could have the inviter as a peer, by what the token says of it: if not, the token is not used up. An
+/// address inside its ranges is refused by the inviter itself, which uses nothing up.
 fn foresee(
     us: &Ourselves,
     token: &Token,
     state: &StateFolder,
     key: derp::NodeKey,
 ) -> anyhow::Result<()> {
-    if token.cidrs.is_empty() {
+    let within = |address: &IpNet| token.cidrs.iter().any(|range| range.contains(address));
+    if token.cidrs.is_empty() || us.addresses.iter().any(within) {
         return Ok(());
     }
     let welcome = Welcome {

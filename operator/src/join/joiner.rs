@@ -118,7 +118,7 @@ impl Application<'_> {
             return self.settle(welcome, draft);
         }
         // Whoever would refuse the inviter afterwards must not use the token up.
-        if let Err(failure) = self.foresee() {
+        if let Err(failure) = self.foresee(&attempt) {
             return Joining::failed(failure.code, failure.message);
         }
         let same = outcome.filter(|outcome| outcome.attempt == attempt);
@@ -189,12 +189,16 @@ impl Application<'_> {
         }
     }
 
-    /// Whether we could have the inviter as a peer, by what the token says of it.
-    fn foresee(&self) -> Result<(), JoinFailure> {
-        match self.inviter_peer() {
-            Some(_) => Ok(()),
-            None => self.check(&self.token.cluster_name, &self.token.cidrs),
+    /// Whether we could have the inviter as a peer, by what the token says of it. What the inviter refuses by itself is left
+    /// to it: that uses nothing up, and people hear of it on its side, too.
+    fn foresee(&self, attempt: &JoinAttempt) -> Result<(), JoinFailure> {
+        let (name, ranges) = (&self.token.cluster_name, &self.token.cidrs);
+        let meets = |own: &IpNet| ranges.iter().any(|range| overlap(*own, *range));
+        let is_refused = *name == attempt.cluster_name || attempt.cidrs.iter().any(meets);
+        if is_refused || self.inviter_peer().is_some() {
+            return Ok(());
         }
+        self.check(name, ranges)
     }
 
     /// What the inviter says of itself is a proposal, too.
@@ -311,6 +315,10 @@ impl Application<'_> {
         let mut peers = self.ground.world.peers.iter().map(Arc::as_ref);
         peers.find(|peer| peer.spec.identity.as_ref() == Some(&inviter))
     }
+}
+
+fn overlap(one: IpNet, other: IpNet) -> bool {
+    one.contains(&other) || other.contains(&one)
 }
 
 fn led_to(peer: &str, is_there: bool) -> String {

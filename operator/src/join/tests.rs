@@ -368,15 +368,22 @@ fn whoever_cannot_have_the_inviter_as_a_peer_does_not_use_the_token() {
     let first = order(&mut fixture).expect("an attempt");
     let token: Token = first.token.parse().expect("a token");
     assert_eq!(token.cidrs[0].to_string(), "10.1.0.0/16");
-    fixture.mesh(json!({"clusterName": "paris", "podCIDRs": ["10.1.128.0/17"]}));
-    assert!(order(&mut fixture).is_none());
-    is(&fixture, "False", "Overlap");
-    fixture.mesh(json!({"clusterName": "berlin", "podCIDRs": ["10.3.0.0/16"]}));
-    assert!(order(&mut fixture).is_none());
-    is(&fixture, "False", "NameTaken");
-    fixture.mesh(json!({"clusterName": "paris", "podCIDRs": ["10.3.0.0/16"]}));
-    assert!(order(&mut fixture).is_some(), "it is good still");
-    is(&fixture, "Unknown", "Joining");
+    for (rival, range, reason) in [
+        ("oslo", "10.1.7.0/24", "Overlap"),
+        ("berlin", "10.5.0.0/16", "NameTaken"),
+    ] {
+        fixture.peer(rival, json!({"allowedCIDRs": [range]}));
+        assert!(order(&mut fixture).is_none());
+        is(&fixture, "False", reason);
+        fixture.world.peers.clear();
+        assert!(order(&mut fixture).is_some(), "it is good still");
+        is(&fixture, "Unknown", "Joining");
+    }
+    for (name, range) in [("paris", "10.1.128.0/17"), ("berlin", "10.3.0.0/16")] {
+        fixture.mesh(json!({"clusterName": name, "podCIDRs": [range]}));
+        let asks = order(&mut fixture).is_some();
+        assert!(asks, "the inviter refuses it, and says so on its side");
+    }
 }
 
 #[test]
