@@ -4,6 +4,7 @@ pub(crate) mod report;
 mod text;
 
 use api::{Mesh, MeshNode, Peer};
+use jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
@@ -34,7 +35,7 @@ pub(crate) async fn run(
         nodes: nodes(&cluster).await?,
     };
     match args.output {
-        Format::Text => output::print(&text::text(&found, terminal.colours)),
+        Format::Text => output::print(&text::text(&found, Timestamp::now(), terminal.colours)),
         Format::Json => output::print_json(&report::report(&found)),
     }
 }
@@ -86,7 +87,7 @@ mod fixture {
         .expect("Peers");
         let nodes = serde_json::from_value(json!([
             object("MeshNode", "worker-1", &json!({"prefixes": ["10.1.1.0/24"]}), &json!({
-                "publicKey": "k", "homeRelay": "https://r.example.com", "agentVersion": "0.1.0",
+                "publicKey": "k", "heartbeatAt": "2026-01-01T00:00:00Z", "homeRelay": "https://r.example.com", "agentVersion": "0.1.0",
                 "nat": {"mapping": "EDM", "filtering": "APDF", "reflexive": []},
                 "conditions": ready("True", "Programmed"),
                 "peers": [{"name": "tokyo", "accepted": true, "nodeCount": 3, "nodes": [

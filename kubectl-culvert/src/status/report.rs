@@ -3,7 +3,7 @@
 use api::{
     Filtering, Mapping, MeshNode, MeshNodeStatus, PathKind, Peer, Reason, RefusedClaim, RelayFound,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 use serde::Serialize;
 
@@ -68,6 +68,8 @@ struct NodeReport {
     public_key: Option<String>,
     prefixes: Vec<String>,
     agent_version: Option<String>,
+    /// When the agent last said that it is there, by its node's clock.
+    heartbeat_at: Option<Time>,
     /// Peers that this node has not put into force.
     problems: Vec<NodeProblem>,
 }
@@ -94,7 +96,8 @@ pub(super) struct PathReport {
     pub(super) nat: Option<String>,
 }
 
-/// Remote nodes of a peer that a local node has no tunnel to, because there is nothing to send.
+/// Remote nodes of a peer that a local node does not list, because there is nothing to send to them. Where the list is full
+/// there are others among them.
 #[derive(Serialize, Debug)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct IdleReport {
@@ -230,6 +233,7 @@ fn node(node: &MeshNode) -> NodeReport {
         public_key: status.public_key,
         prefixes: node.spec.prefixes.clone(),
         agent_version: status.agent_version,
+        heartbeat_at: status.heartbeat_at,
         problems: problems(node),
     }
 }

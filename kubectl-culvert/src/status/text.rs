@@ -2,14 +2,19 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::{Found, report};
 use crate::peers::{self, message_cell, path_cell, ready_cell, rtt};
 use crate::table::{Cell, Table, Tone, paint};
 
+/// Seconds after which an agent counts as silent.
+const SILENT: i64 = 45;
+
 /// All tables, and behind them what to do about what they show.
-pub(super) fn text(found: &Found, colours: bool) -> String {
+pub(super) fn text(found: &Found, now: Timestamp, colours: bool) -> String {
     let mut parts = vec![mesh(found).render(colours)];
     let relays = relays(found);
     let sections = [
@@ -18,7 +23,10 @@ pub(super) fn text(found: &Found, colours: bool) -> String {
             "Peers",
             (!found.peers.is_empty()).then(|| peers::table(&found.peers)),
         ),
-        ("Nodes", (!found.nodes.is_empty()).then(|| nodes(found))),
+        (
+            "Nodes",
+            (!found.nodes.is_empty()).then(|| nodes(found, now)),
+        ),
         ("Paths", paths(found)),
     ];
     for (title, table) in sections {
@@ -79,7 +87,7 @@ fn works(works: Option<bool>) -> Cell {
     }
 }
 
-fn nodes(found: &Found) -> Table {
+fn nodes(found: &Found, now: Timestamp) -> Table {
     let mut table = Table::new(&[
         "NAME",
         "READY",
@@ -87,6 +95,7 @@ fn nodes(found: &Found) -> Table {
         "HOME RELAY",
         "PREFIXES",
         "VERSION",
+        "HEARD",
         "MESSAGE",
     ]);
     for node in &found.nodes {
@@ -99,10 +108,31 @@ fn nodes(found: &Found) -> Table {
             Cell::maybe(status.home_relay.as_ref()),
             Cell::plain(node.spec.prefixes.join(",")),
             Cell::maybe(status.agent_version.as_ref()),
+            heard_cell(status.heartbeat_at.as_ref(), now),
             message_cell(ready),
         ]);
     }
     table
+}
+
+/// How long ago the agent said that it is there, as far as the clocks of the two machines agree.
+fn heard_cell(at: Option<&Time>, now: Timestamp) -> Cell {
+    let Some(at) = at else {
+        return Cell::new("", Tone::Faint);
+    };
+    let seconds = now.duration_since(at.0).as_secs().max(0);
+    let tone = if seconds > SILENT {
+        Tone::Bad
+    } else {
+        Tone::Plain
+    };
+    let ago = match seconds {
+        ..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    };
+    Cell::new(ago, tone)
 }
 
 /// Pairs of nodes, then what is idle.
@@ -184,6 +214,27 @@ mod tests {
     use super::*;
     use crate::status::fixture;
 
+    /// A second after the fixture's heartbeat.
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(1_767_225_600 + second).expect("a time")
+    }
+
+    #[test]
+    fn silence_is_shown_whatever_the_clocks() {
+        let at = Time(second(0));
+        for (later, text) in [
+            (-30, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (7200, "2h"),
+            (172_800, "2d"),
+        ] {
+            let mut table = Table::new(&["H"]);
+            table.push(vec![heard_cell(Some(&at), second(later))]);
+            assert_eq!(table.render(false), format!("H\n{text}\n"));
+        }
+    }
+
     #[test]
     fn tables_and_notes() {
         let expected = "\
@@ -199,9 +250,9 @@ PEER    READY   PATH     RTT     NODES   CIDRS         MESSAGE
 tokyo   True    direct   5.0ms   3/3     10.2.0.0/16   -
 
 Nodes
-NAME       READY   NAT        HOME RELAY              PREFIXES      VERSION   MESSAGE
-worker-1   True    EDM/APDF   https://r.example.com   10.1.1.0/24   0.1.0     -
-worker-2   False   -          -                       -             -         TunMissing: words
+NAME       READY   NAT        HOME RELAY              PREFIXES      VERSION   HEARD   MESSAGE
+worker-1   True    EDM/APDF   https://r.example.com   10.1.1.0/24   0.1.0     7s      -
+worker-2   False   -          -                       -             -         -       TunMissing: words
 
 Paths
 NODE       PEER    REMOTE NODE   PATH     RTT      NAT        REASON         ENDPOINT
@@ -213,7 +264,7 @@ BothNatsHard: both NATs give every destination another port; forward the agent's
 tokyo, node tokyo-9: refused (OutsideAllowed): 10.9.0.0/24 is not in allowedCIDRs
 worker-2: peer tokyo is not in force: 10.2.0.0/16 is eth1's network
 ";
-        assert_eq!(text(&fixture::found(), false), expected);
+        assert_eq!(text(&fixture::found(), second(7), false), expected);
     }
 
     #[test]
@@ -222,7 +273,7 @@ worker-2: peer tokyo is not in force: 10.2.0.0/16 is eth1's network
         found.peers.clear();
         found.nodes.clear();
         found.mesh.status = None;
-        let text = text(&found, false);
+        let text = text(&found, second(0), false);
         assert!(text.starts_with("CLUSTER   READY"), "{text}");
         assert_eq!(text.matches("\nnone\n").count(), 4, "{text}");
     }
