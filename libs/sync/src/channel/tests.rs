@@ -110,6 +110,21 @@ const HELLO: &str = r#"{"hello": {"version": 9, "clusterName": "newer", "generat
     "capabilities": ["x"]}, "trace": {"id": 1}}"#;
 
 #[tokio::test]
+async fn that_its_task_has_failed_is_seen() {
+    let server = relay().await;
+    let waiting = Waiting::start(&server);
+    assert!(!waiting.sync.has_failed());
+    // As a panic would.
+    waiting.sync.task.abort();
+    let mut peers = waiting.sync.peers();
+    let ended = timeout(PATIENCE, async { while peers.changed().await.is_ok() {} });
+    assert!(ended.await.is_ok(), "who watches it is told");
+    while !waiting.sync.has_failed() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn a_newer_peer_is_understood() {
     let server = relay().await;
     let waiting = Waiting::start(&server);
