@@ -83,7 +83,7 @@ fn works(works: Option<bool>) -> Cell {
     match works {
         Some(true) => Cell::new("yes", Tone::Good),
         Some(false) => Cell::new("no", Tone::Bad),
-        None => Cell::new("not tried", Tone::Faint),
+        None => Cell::new("not seen", Tone::Faint),
     }
 }
 
@@ -242,8 +242,8 @@ CLUSTER   READY   PEERS   NODES   POD CIDRS     MESSAGE
 berlin    True    1/1     1/2     10.1.0.0/16   -
 
 Relays
-NAME   URL                     INSIDE   OUTSIDE     STUN   PROBLEM
-main   https://r.example.com   yes      not tried   -      nobody has come from outside yet
+NAME   URL                     INSIDE   OUTSIDE    STUN   PROBLEM
+main   https://r.example.com   yes      not seen   -      nobody has come from outside yet
 
 Peers
 PEER    READY   PATH     RTT     NODES   CIDRS         MESSAGE
