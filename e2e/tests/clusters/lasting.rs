@@ -97,6 +97,7 @@ fn changes_are_right_on_both_sides_within_seconds() -> Result<()> {
     let _turn = turn();
     let mut scene = linked("changes")?;
     upgrade_is_hardly_noticed(&scene)?;
+    pod_moves(&scene)?;
     node_comes(&mut scene)?;
     node_goes(&mut scene)?;
     node_reboots(&mut scene)?;
@@ -121,6 +122,24 @@ fn upgrade_is_hardly_noticed(scene: &Scene) -> Result<()> {
     for pinger in pingers {
         let (_, gap) = pinger.report(scene.a(), Duration::from_secs(90))?;
         ensure!(gap <= 5.0, "an upgrade interrupted a node for {gap:.1} s");
+    }
+    Ok(())
+}
+
+/// A pod that is made again on another node has another address; both directions work at once, with sources kept.
+fn pod_moves(scene: &Scene) -> Result<()> {
+    let (a, b) = (scene.a(), scene.b());
+    let (other, target) = pod_on(b, 1)?;
+    for node in [1, 2] {
+        let name = a.node(node)?.name();
+        let own = a.run(TEST, "mover", Some(name), &["echo"])?;
+        let moved = Instant::now();
+        product::first_ping(b, (TEST, &other), own.parse()?, CHANGE)?;
+        let page = a.fetch(TEST, "mover", &format!("http://{target}:8080/"))?;
+        ensure!(page.contains(&format!("from={own}:")), "{page}");
+        ensure!(moved.elapsed() <= CHANGE, "{:?}", moved.elapsed());
+        seconds(&format!("a pod on node {node}: both ways"), moved);
+        a.kubectl(&["-n", TEST, "delete", "pod", "mover", "--grace-period=1"])?;
     }
     Ok(())
 }
