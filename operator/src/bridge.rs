@@ -25,6 +25,8 @@ pub(crate) struct Bridge {
     join: Join,
     /// When a peer was last heard over each relay.
     used: BTreeMap<RelayUrl, Timestamp>,
+    /// Relays of conversations that have ended: nobody sees any more what becomes of them.
+    left: BTreeSet<RelayUrl>,
 }
 
 /// The conversations of one cluster, under one name.
@@ -67,6 +69,7 @@ impl Bridge {
             running: None,
             join: Join::default(),
             used: BTreeMap::new(),
+            left: BTreeSet::new(),
         }
     }
 
@@ -128,11 +131,13 @@ impl Bridge {
         }
     }
 
-    /// Relays whose connection was lost since this was last asked.
-    pub(crate) fn take_lost(&self) -> BTreeSet<RelayUrl> {
-        let lost = self.running.as_ref().map(|running| &running.lost);
-        lost.map(|lost| std::mem::take(&mut *lock(lost)))
-            .unwrap_or_default()
+    /// Relays whose connection was lost, or given up, since this was last asked.
+    pub(crate) fn take_lost(&mut self) -> BTreeSet<RelayUrl> {
+        let mut all = std::mem::take(&mut self.left);
+        if let Some(running) = &self.running {
+            all.append(&mut lock(&running.lost));
+        }
+        all
     }
 
     /// The next holder of an invite who asks to be let in. Waits for ever if there can be none.
@@ -186,6 +191,8 @@ impl Bridge {
             for follower in running.followers {
                 follower.abort();
             }
+            self.left.append(&mut lock(&running.lost));
+            self.left.extend(running.relays.borrow().keys().cloned());
             running.sync.close().await;
         }
     }
@@ -362,6 +369,32 @@ mod tests {
             invites: BTreeSet::new(),
             memberships: BTreeMap::new(),
         }
+    }
+
+    #[tokio::test]
+    async fn relays_are_lost_with_the_conversations() {
+        let secret = ClusterSecret::from_seed([1; 32]).expect("a seed");
+        let relay = Relay {
+            url: "http://127.0.0.1:9".parse().expect("a URL"),
+            dial: None,
+            ca_bundle: None,
+            pass: None,
+        };
+        let url = relay.url.clone();
+        let wanted = SyncInput {
+            relays: vec![relay],
+            ..input("berlin")
+        };
+        let mut bridge = Bridge::new(1, Arc::default());
+        let followed = bridge.follow(Some(wanted), Some(&secret)).await;
+        followed.expect("they begin");
+        let running = bridge.running.as_mut().expect("they run");
+        let known = |relays: &BTreeMap<_, _>| relays.contains_key(&url);
+        running.relays.wait_for(known).await.expect("it is wanted");
+        assert!(bridge.take_lost().is_empty());
+        bridge.follow(None, None).await.expect("they end");
+        assert_eq!(bridge.take_lost(), BTreeSet::from([url.clone()]));
+        assert!(bridge.take_lost().is_empty(), "told once");
     }
 
     #[tokio::test]
