@@ -3,9 +3,10 @@
 //! What is given has a text that stays the same until half of its life is over, without being kept anywhere: it ends at a
 //! multiple of half a life, shifted by the key it is for, so that not all are renewed at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use api::MeshNode;
 use derp::pass::{LIFETIME, Membership, Pass, RETURN, Scope};
 use derp::{NodeKey, RelayUrl};
 use jiff::Timestamp;
@@ -28,6 +29,8 @@ pub(crate) struct Passes<'a> {
     now: Timestamp,
     /// Who stands in the register of those that are let in.
     remembered: Remembered,
+    /// Nodes that hold a pass and do not stand there: the register is lost, or older than they are, and is about to have them.
+    holders: BTreeSet<NodeKey>,
     /// From owners of other relays.
     received: BTreeMap<ClusterIdentity, Membership>,
 }
@@ -35,10 +38,12 @@ pub(crate) struct Passes<'a> {
 impl<'a> Passes<'a> {
     /// Takes what is kept, and what peers send now. `new` is from an inviter.
     pub(crate) fn collect(ground: Ground<'a>, new: Option<Membership>) -> Self {
+        let remembered = remembered(ground.world);
         let mut passes = Self {
             secret: ground.secret,
             now: ground.now,
-            remembered: remembered(ground.world),
+            holders: holders(ground, &remembered),
+            remembered,
             received: BTreeMap::new(),
         };
         let kept = kept(ground).into_values();
@@ -62,7 +67,8 @@ impl<'a> Passes<'a> {
     /// if it is not written down yet that the key is let in.
     pub(crate) fn for_key(&self, owner: ClusterIdentity, key: NodeKey) -> Option<String> {
         let is_operator = key == self.secret.identity().relay_key();
-        if !is_operator && !self.remembered.nodes.contains(&key) {
+        let may_have = is_operator || self.remembered.nodes.contains(&key);
+        if !may_have && !self.holders.contains(&key) {
             return None;
         }
         let membership = self.received.get(&owner).copied();
@@ -158,6 +164,23 @@ pub(crate) fn sync_relay(
         ca_bundle: site.ca_bundle.clone(),
         pass: site.owner.and_then(|owner| passes.for_operator(owner)),
     }
+}
+
+/// Whoever has a pass of ours keeps it: without it, its next connection to a relay would fail.
+fn holders(ground: Ground<'_>, remembered: &Remembered) -> BTreeSet<NodeKey> {
+    let nodes = ground.world.mesh_nodes.iter();
+    let holder = |node: &MeshNode| {
+        let key = node.status.as_ref()?.public_key.as_ref()?.parse().ok()?;
+        let mut passes = node
+            .spec
+            .relays
+            .iter()
+            .filter(|_| !remembered.nodes.contains(&key))
+            .filter_map(|relay| relay.pass.as_ref()?.parse::<Pass>().ok());
+        let is_own = |pass: Pass| pass.cluster() == ground.identity() && pass.key() == key;
+        passes.any(is_own).then_some(key)
+    };
+    nodes.filter_map(|node| holder(node)).collect()
 }
 
 fn kept(ground: Ground<'_>) -> BTreeMap<ClusterIdentity, Membership> {
@@ -280,6 +303,34 @@ mod tests {
             assert_eq!(passes.for_key(owner, key(10)), None);
             let stranger = ClusterSecret::from_seed([42; 32]).expect("a seed");
             assert!(!passes.remembers(stranger.identity()));
+        });
+    }
+
+    #[test]
+    fn a_node_keeps_its_pass_when_the_register_is_lost() {
+        let mut fixture = fixture();
+        let relay = json!({"url": "https://relay.example", "stunPort": 0});
+        let spec = json!({"clusterName": "berlin", "podCIDRs": ["10.1.0.0/16"], "relays": {"external": [relay]}});
+        fixture.mesh(spec);
+        fixture.settle();
+        let pass = |fixture: &Fixture| {
+            let node = find(&fixture.world.mesh_nodes, "n1").expect("there");
+            node.spec.relays[0].pass.clone()
+        };
+        let before = pass(&fixture);
+        assert!(before.is_some());
+        let maps = &mut fixture.world.owned.config_maps;
+        maps.retain(|map| map.metadata.name.as_deref() != Some(names::DENY_MAP));
+        assert!(remembered(&fixture.world).nodes.is_empty());
+        fixture.with_ground(|ground| {
+            let passes = Passes::collect(ground, None);
+            assert_eq!(passes.for_key(ground.identity(), key(9)), before);
+        });
+        // A pass of another key is none for this one.
+        fixture.report("n1", json!({"publicKey": key(10).to_string()}));
+        fixture.with_ground(|ground| {
+            let passes = Passes::collect(ground, None);
+            assert_eq!(passes.for_key(ground.identity(), key(10)), None);
         });
     }
 }
