@@ -158,11 +158,12 @@ impl Store {
 
     /// A last good state lasts only as far as the Peer still asks for it and the operator admits it.
     fn confine(&mut self, objects: &ClusterObjects) {
+        let granted = objects.granted();
         self.held.retain(|id, held| match id.kind {
             Kind::Mesh => true,
             Kind::Peer => {
-                let granted = objects.granted(&id.name);
-                granted.map(|granted| held.confine(&granted)).is_some()
+                let granted = granted.get(id.name.as_str());
+                granted.map(|granted| held.confine(granted)).is_some()
             }
         });
     }

@@ -75,17 +75,17 @@ impl ClusterObjects {
         })
     }
 
-    /// What the Peer of this name may use at most: what it asks for, and of that what the operator has admitted. `None`: it may
-    /// not be in force. While the operator has not decided, that is left open.
-    pub(crate) fn granted(&self, name: &str) -> Option<Vec<IpNet>> {
-        let peer = self.peers.iter().find(|peer| peer.name == name)?;
-        let asked = peer.spec.get("allowedCIDRs").and_then(Value::as_array);
-        let asked = asked.into_iter().flatten().filter_map(Value::as_str);
-        let asked = asked.filter_map(|text| text.parse().ok()).collect();
-        match self.mesh_node_spec().and_then(|node| node.admitted) {
-            None => Some(asked),
-            Some(admitted) => Some(within(&asked, &ranges(&admitted, peer)?)),
-        }
+    /// What each Peer may use at most: what it asks for, and of that what the operator has admitted. Others may not be in
+    /// force. While the operator has not decided, all may be.
+    pub(crate) fn granted(&self) -> BTreeMap<&str, Vec<IpNet>> {
+        let admitted = self.mesh_node_spec().and_then(|node| node.admitted);
+        let granted = |peer: &StoredObject| match &admitted {
+            None => Some(asked(peer)),
+            Some(admitted) => Some(within(&asked(peer), &ranges(admitted, peer)?)),
+        };
+        let peers = self.peers.iter();
+        let granted = peers.filter_map(|peer| Some((peer.name.as_str(), granted(peer)?)));
+        granted.collect()
     }
 
     /// The objects as documents, each with a name that takes the place of a file's. While the MeshNode is missing, or does
@@ -162,6 +162,13 @@ fn mesh_spec(mesh: &Value, node: &MeshNodeSpec) -> Option<Value> {
         ..mesh
     };
     serde_json::to_value(spec).ok()
+}
+
+/// What a Peer asks for, as far as it can be read.
+fn asked(peer: &StoredObject) -> Vec<IpNet> {
+    let asked = peer.spec.get("allowedCIDRs").and_then(Value::as_array);
+    let asked = asked.into_iter().flatten().filter_map(Value::as_str);
+    asked.filter_map(|text| text.parse().ok()).collect()
 }
 
 /// What the operator lets this very Peer use.
