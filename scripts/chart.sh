@@ -86,15 +86,21 @@ renders "token" 1 '^ *token: "cvt1.abc"' --set-string join.token=$'cvt1.abc\n'
 renders "no token" 0 'name: culvert-join'
 renders "test of links" 1 'args: \[ping, "10.2.0.5"' --set test.target=10.2.0.5
 renders "test of status" 1 'args: \[check,' --set fullnameOverride=links
+renders "a token of null" 0 'name: culvert-join' --set join.token=null
 renders "no policies" 0 '^kind: (NetworkPolicy|ValidatingAdmissionPolicy)' --set networkPolicy.create=false,admissionPolicy.create=false
 renders "nobody is privileged" 0 'privileged"?: true|^ *- "?SYS_|allowPrivilegeEscalation"?: true'
 
 refuses "no cluster name" "mesh.clusterName is missing"
 refuses "a misspelt value" "additional properties 'relay_s' not allowed" --set mesh.clusterName=a,relay_s=1
-refuses "a bad cluster name" "/mesh/clusterName" --set mesh.clusterName=Berlin
+for name in Berlin -a a- a_b "a b" "$(printf 'a%063d' 0)" $'a\n'; do
+  refuses "the cluster name '$name'" "mesh.clusterName must be lower-case letters, digits and -" --set-string "mesh.clusterName=$name"
+done
 refuses "a NodePort without host" "missing property 'host'" --set 'mesh.clusterName=a,relays[0].name=main,relays[0].exposure.type=NodePort'
 refuses "a bad digest" "/agent/image/digest" --set mesh.clusterName=a,agent.image.digest=sha256:12
-refuses "a token that is none" "/join/token" --set mesh.clusterName=a,join.token=hello
+for token in hello cvt1. cvt2.hello 'cvt1.hello!' 'cvt1.hello hello' "x$(printf '%070000d' 0)"; do
+  refuses "a token that is none" "join.token is no token (cut off?): give the file" --set mesh.clusterName=a --set-string "join.token=$token"
+  if grep -qE 'hello|0000' "$scratch/err"; then fail "a token that is none is shown: $(head -c 400 "$scratch/err")"; fi
+done
 refuses "an old Kubernetes" "1.30" --set mesh.clusterName=a --kube-version 1.30.9
 if [ -n "$server" ]; then
   kubectl=${CULVERT_KUBECTL:-$(tool kubectl)}
