@@ -186,7 +186,7 @@ pub struct RelayFound {
     /// Whether the operator is connected to it.
     #[serde(default)]
     pub inside: bool,
-    /// Whether a peer has come over it; absent if none has for ten minutes.
+    /// Whether a peer has come over it; absent if none has for ten minutes, and of relays that do not run in this cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outside: Option<bool>,
     /// Why the operator is not connected, or what is missing for the relay to be reached.
