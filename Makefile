@@ -20,7 +20,7 @@ e2e:       ## the tests with real Kubernetes clusters only; TESTS=linked:: choos
 	@scripts/e2e.sh $(TESTS)
 
 build:     ## optimised binaries in target/release
-	@cargo build --release --locked -p culvert-agent -p culvert-relay -p kubectl-culvert -p e2e
+	@scripts/build.sh
 
 images:    ## the container images as OCI archives in target/images, without a container engine
 	@scripts/images.sh
@@ -28,13 +28,11 @@ images:    ## the container images as OCI archives in target/images, without a c
 demo:      ## two sites behind NAT, linked: NAT=symmetric or NAT=A,B chooses the routers, KEEP=1 leaves it up
 	@scripts/demo.sh "$(NAT)" "$(KEEP)"
 
-demo-down: ## stop a demo that was left up
-	@lab="$${CARGO_TARGET_DIR:-target}/release/culvert-lab"; \
-	if [ -x "$$lab" ]; then "$$lab" down; else echo "nothing is up: the demo has not been built here"; fi
+demo-down: ## remove the demo that was left up, of hosts or of clusters
+	@scripts/demo-down.sh
 
 cluster-demo: ## two real Kubernetes clusters behind NAT, linked and left up; NAT= as for demo
 	@scripts/cluster-demo.sh "$(NAT)"
 
-cluster-down: ## remove every trace of cluster-demo
-	@lab="$${CARGO_TARGET_DIR:-target}/debug/culvert-lab"; \
-	if [ -x "$$lab" ]; then "$$lab" cluster-down; else echo "nothing is up: the clusters have not been built here"; fi
+cluster-down: ## the same: remove every trace of cluster-demo
+	@scripts/demo-down.sh

@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 require_root
+require_rust
 scripts/packages.sh cc nft iptables conntrack ip sysctl setpriv nsenter containerd runc cni-plugins
 require_go
 # Bridges hand packets to netfilter, and containers have layers: loaded by the kernel's own tools where they are modules.

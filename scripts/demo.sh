@@ -5,17 +5,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
+nats=${1-port-restricted}
+require_nat "$nats"
 require_root
-nats=${1:-port-restricted}
-for nat in ${nats//,/ }; do
-  case $nat in
-    public | full-cone | port-restricted | symmetric | udp-blocked | poisoned) ;;
-    *)
-      echo "no NAT is called $nat; there are public, full-cone, port-restricted, symmetric, udp-blocked and poisoned" >&2
-      exit 2
-      ;;
-  esac
-done
+require_rust
+[ -z "${2:-}" ] || require_no_demo
 scripts/packages.sh cc nft ip setpriv nsenter ${2:+ping}
 echo "building (a few minutes the first time)"
 cargo build --release --locked -p culvert-agent -p culvert-relay -p e2e

@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
+require_rust
 out=${1:-${CARGO_TARGET_DIR:-target}/images}
 scripts/packages.sh cc musl-gcc apt-get dpkg-deb
 target=$(uname -m)-unknown-linux-musl
@@ -15,7 +16,7 @@ if ! rustup target list --installed | grep -qx "$target" && ! step "static targe
   echo "building for $target instead"
 fi
 
-step "static programs" cargo build --profile image --locked --target "$target" -p culvert-operator -p culvert-relay -p culvert-agent
+step "static programs (several minutes the first time)" cargo build --profile image --locked --target "$target" -p culvert-operator -p culvert-relay -p culvert-agent
 # The package lists tell which version of what goes in.
 compgen -G "/var/lib/apt/lists/*_Packages*" >/dev/null || step "package lists" apt-get update
 "$(lab_program)" images --programs "${CARGO_TARGET_DIR:-target}/$target/image" --out "$out"

@@ -10,6 +10,24 @@ require_root() {
   return 1
 }
 
+# require_nat NAT: fails unless it names one router for both sites, or two with a comma between.
+require_nat() {
+  local names='public|full-cone|port-restricted|symmetric|udp-blocked|poisoned'
+  [[ $1 =~ ^($names)(,($names))?$ ]] && return
+  echo "NAT takes one name or two, such as full-cone,symmetric; there are ${names//|/, }, and not '$1'" >&2
+  return 2
+}
+
+# Whether a demo was left up: its namespaces are there.
+demo_is_up() { compgen -G "/run/netns/culvert-demo-*" >/dev/null; }
+
+# Fails when a demo was left up, before anything is built.
+require_no_demo() {
+  demo_is_up || return 0
+  echo "a demo is up already; stop it first: make cluster-down (or make demo-down)" >&2
+  return 1
+}
+
 # step NAME COMMAND...: runs it, prints how long it took, and its output only when it fails.
 step() {
   local name=$1 start=$SECONDS log
@@ -37,6 +55,14 @@ tool_cargo_deny() {
   echo "$root/bin/cargo-deny"
 }
 
+# Fails without Rust, which everything is built with.
+require_rust() {
+  export PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+  command -v cargo >/dev/null && return
+  echo "Culvert is written in Rust: install Rust with rustup, https://rustup.rs, and open a new shell" >&2
+  return 1
+}
+
 # Fails without Go, which real clusters are built with.
 require_go() {
   export PATH=$PATH:/usr/local/go/bin
@@ -58,6 +84,7 @@ kit_program() {
 
 # Builds the lab's own program the way tests are built, and prints its path.
 lab_program() {
+  echo "building the lab (a few minutes the first time)" >&2
   cargo build --quiet --locked -p e2e >&2
   echo "${CARGO_TARGET_DIR:-target}/debug/culvert-lab"
 }

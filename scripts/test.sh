@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 require_root || exit 1
+require_rust || exit 1
 scripts/packages.sh cc nft iptables conntrack ip sysctl setpriv nsenter nginx haproxy || exit 1
 require_go || exit 1
 

@@ -329,7 +329,10 @@ pub fn ensure_root() -> Result<()> {
 /// Fails when a lab was left up.
 pub fn refuse_second_kept() -> Result<()> {
     let up = !kept_names()?.is_empty();
-    ensure!(!up, "a demo is up already; stop it first: make demo-down");
+    ensure!(
+        !up,
+        "a demo is up already; stop it first: make cluster-down (or make demo-down)"
+    );
     Ok(())
 }
 

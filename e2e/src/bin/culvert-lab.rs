@@ -108,10 +108,14 @@ fn two(nat: &[Profile]) -> Result<(Profile, Profile)> {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "a command line tool")]
 fn down() -> Result<ExitCode> {
+    say("removing the demo that was left up ...");
     let names = lab::take_down_kept()?;
-    println!("removed {} namespaces", names.len());
+    if names.is_empty() {
+        say("nothing was up");
+    } else {
+        say(&format!("removed {} namespaces", names.len()));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

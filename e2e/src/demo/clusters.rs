@@ -78,8 +78,8 @@ impl ClusterDemo {
         let host = lab.relay_host()?;
         let relay = Relay::start(&lab, &host, RelayOptions::default())?;
         screen.step(&format!("a relay on a public host, {}", relay.url()))?;
-        link(&clusters, &relay, screen)?;
-        tell_what_to_try(&lab, &clusters, screen)
+        let there = link(&clusters, &relay, screen)?;
+        tell_what_to_try(&lab, &clusters, &there, screen)
     }
 
     fn load(&self, clusters: &mut Clusters, screen: &mut Screen) -> Result<()> {
@@ -106,8 +106,8 @@ fn introduction(cluster: &Cluster) -> String {
     )
 }
 
-/// The three commands, and a pod of one cluster that fetches from a pod of the other.
-fn link(clusters: &Clusters, relay: &Relay, screen: &mut Screen) -> Result<()> {
+/// The three commands, and a pod of the first cluster that fetches from a pod of the second, whose address this returns.
+fn link(clusters: &Clusters, relay: &Relay, screen: &mut Screen) -> Result<String> {
     let [a, b] = clusters.all() else {
         bail!("two clusters");
     };
@@ -146,7 +146,7 @@ fn link(clusters: &Clusters, relay: &Relay, screen: &mut Screen) -> Result<()> {
         row.path
     ))?;
     screen.block(&a.kubectl(&["get", "culvert"])?)?;
-    Ok(())
+    Ok(there.clone())
 }
 
 fn named(cluster: &Cluster) -> String {
@@ -159,7 +159,13 @@ fn start_pod(cluster: &Cluster) -> Result<String> {
     cluster.run(NAMESPACE, POD, None, &["echo"])
 }
 
-fn tell_what_to_try(lab: &Lab, clusters: &Clusters, screen: &mut Screen) -> Result<()> {
+/// Where the programs are, and what to do with them; `there` is the second cluster's pod.
+fn tell_what_to_try(
+    lab: &Lab,
+    clusters: &Clusters,
+    there: &str,
+    screen: &mut Screen,
+) -> Result<()> {
     screen.title("To try")?;
     let mut text = String::from("Programs that find their cluster by themselves:\n");
     for cluster in clusters.all() {
@@ -178,14 +184,22 @@ fn tell_what_to_try(lab: &Lab, clusters: &Clusters, screen: &mut Screen) -> Resu
         text.push_str(&format!("  {}\n", cluster.kubeconfig().display()));
     }
     let first = clusters.all().first().context("no cluster")?;
-    text.push_str(&format!(
-        "\nFor example:\n  {} get culvert --output=wide\n  {} status\n",
-        place(lab.folder(), first, "kubectl").display(),
-        place(lab.folder(), first, "kubectl-culvert").display()
-    ));
+    text.push_str("\nFor example:\n");
+    text.push_str(&examples(lab.folder(), first, there));
     screen.block(&text)?;
     screen.block("\nmake cluster-down removes every trace.")?;
     Ok(())
+}
+
+/// Commands at a cluster, and at its pod, that reach the other cluster's pod.
+fn examples(folder: &Path, cluster: &Cluster, there: &str) -> String {
+    let [kubectl, plugin] = ["kubectl", "kubectl-culvert"]
+        .map(|name| place(folder, cluster, name).display().to_string());
+    format!(
+        "  {kubectl} get culvert --output=wide\n  {plugin} status\n  {plugin} ping {there} --from {NAMESPACE}/{POD}\n  \
+         {kubectl} -n {NAMESPACE} exec {POD} -c tool -- /podtool get http://{there}:8080/\n    \
+         (the answer begins with the address that the server saw)\n"
+    )
 }
 
 fn place(folder: &Path, cluster: &Cluster, program: &str) -> PathBuf {
