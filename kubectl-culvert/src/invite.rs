@@ -34,6 +34,7 @@ pub(crate) async fn run(
     let cluster = Cluster::connect(connection).await?;
     let namespace = cluster.namespace().await?;
     let mesh = mesh(&cluster).await?;
+    state::check_ranges(&args.cidrs, &mesh)?;
     // Before the invite, so that none is left over when the file cannot be written.
     let file = args.output.as_deref().map(create).transpose()?;
     let done = issue(&cluster, &namespace, args, terminal).await;

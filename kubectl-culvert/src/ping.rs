@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use futures_util::TryStreamExt;
-use k8s_openapi::api::core::v1::{LocalObjectReference, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{LocalObjectReference, Node, Pod, PodSpec};
 use kube::api::{DeleteParams, LogParams, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::watch_object;
 use kube::{Api, ResourceExt};
@@ -41,6 +41,10 @@ pub(crate) async fn run(
     terminal: Terminal,
 ) -> anyhow::Result<()> {
     let cluster = Cluster::connect(connection).await?;
+    if let Some(Source::Node(name)) = &args.from {
+        let nodes = Api::<Node>::all(cluster.client.clone());
+        check_node(name, nodes.get(name).await.err())?;
+    }
     let namespace = cluster.namespace().await?;
     let job = Job {
         address: address(connection, args).await?,
@@ -156,12 +160,29 @@ async fn from_node(
     let removed = pods
         .delete(&name, &DeleteParams::default().grace_period(0))
         .await;
-    if let Err(error) = removed {
+    if let Some(error) = removed.err().and_then(left_over) {
         output::hint(&format!(
-            "pod {namespace}/{name} could not be removed: {error}"
+            "pod {namespace}/{name} could not be removed: {error:#}; delete it"
         ));
     }
     answers
+}
+
+/// A pod for a node that is not there waits in vain. Whoever may not look at nodes is not kept from trying.
+fn check_node(name: &str, error: Option<kube::Error>) -> anyhow::Result<()> {
+    let Some(error) = error else {
+        return Ok(());
+    };
+    match code(&error) {
+        Some(403) => Ok(()),
+        Some(404) => bail!("there is no node {name}; see kubectl get nodes"),
+        Some(_) | None => Err(explain(error)),
+    }
+}
+
+/// Why a pod is still there; `None` if it is gone.
+fn left_over(error: kube::Error) -> Option<anyhow::Error> {
+    (code(&error) != Some(404)).then(|| explain(error))
 }
 
 /// Runs in a container that is added to the pod, and stays in its list when it has ended.
@@ -249,6 +270,31 @@ mod tests {
         assert!(verdict(1).expect_err("failed").contains("10.2.0.5"));
         assert!(verdict(2).expect_err("failed").contains("--image"));
         assert!(verdict(137).expect_err("failed").contains("status"));
+    }
+
+    fn api(code: u16) -> kube::Error {
+        let status = kube::core::Status::failure("words", "Reason").with_code(code);
+        kube::Error::Api(status.boxed())
+    }
+
+    #[test]
+    fn a_node_that_is_not_there_is_said_at_once() {
+        let checked = |error| check_node("w9", error).map_err(|error| format!("{error:#}"));
+        assert_eq!(checked(None), Ok(()));
+        assert_eq!(checked(Some(api(403))), Ok(()), "it may work");
+        let missing = checked(Some(api(404)));
+        assert_eq!(
+            missing.expect_err("missing"),
+            "there is no node w9; see kubectl get nodes"
+        );
+        assert!(checked(Some(api(401))).expect_err("401").contains("log in"));
+    }
+
+    #[test]
+    fn a_pod_that_is_gone_needs_no_removal() {
+        assert!(left_over(api(404)).is_none());
+        let left = left_over(api(500)).expect("left");
+        assert_eq!(format!("{left:#}"), "words");
     }
 
     #[test]

@@ -72,10 +72,12 @@ mod fixture {
         let mesh = parse(object(
             "Mesh",
             "default",
-            &json!({"clusterName": "berlin"}),
+            &json!({"clusterName": "berlin", "relays": {
+                "managed": [{"name": "main", "exposure": {"type": "LoadBalancer"}}], "external": [{"url": "https://s.example.com"}]}}),
             &json!({"identity": "cluster:x", "peers": "1/1", "nodes": "1/2", "conditions": ready("True", "Ready"),
                 "ranges": {"podCIDRs": ["10.1.0.0/16"], "serviceCIDRs": [], "source": "Nodes"},
-                "relays": [{"name": "main", "url": "https://r.example.com", "inside": true, "problem": "nobody has come from outside yet"}]}),
+                "relays": [{"name": "main", "url": "https://r.example.com", "inside": true, "problem": "nobody has come from outside yet"},
+                    {"name": "external-0", "url": "https://s.example.com", "inside": false, "stunPort": 3478}]}),
         ));
         let peers = serde_json::from_value(json!([object(
             "Peer",

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use api::Invite;
+use anyhow::bail;
+use api::{Invite, Mesh};
+use ipnet::IpNet;
 use jiff::Timestamp;
 
 use crate::args::InviteArgs;
@@ -93,6 +95,34 @@ pub(super) fn instructions(
     text
 }
 
+/// What whoever joins may bring must be none of what this cluster uses itself: the operator would refuse it then.
+pub(super) fn check_ranges(cidrs: &[String], mesh: &Mesh) -> anyhow::Result<()> {
+    let ranges = mesh
+        .status
+        .as_ref()
+        .and_then(|status| status.ranges.clone());
+    let ranges = ranges.unwrap_or_default();
+    for cidr in cidrs {
+        if let Some(own) = rival(cidr, &ranges.pod_cidrs) {
+            bail!(
+                "--cidrs {cidr} overlaps {own}, which this cluster uses for pods; name ranges of whoever is to join"
+            );
+        }
+        if let Some(own) = rival(cidr, &ranges.service_cidrs) {
+            bail!(
+                "--cidrs {cidr} overlaps {own}, which this cluster uses for Services; name ranges of whoever is to join"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn rival<'a>(cidr: &str, own: &'a [String]) -> Option<&'a String> {
+    let cidr: IpNet = cidr.parse().ok()?;
+    let overlaps = |own: &&String| own.parse().is_ok_and(|own| api::overlap(cidr, own));
+    own.iter().find(overlaps)
+}
+
 /// Checks a prefix as the API server will.
 pub(crate) fn check_prefix(text: &str) -> Result<String, String> {
     api::check_prefix("--cidrs", text)
@@ -173,6 +203,42 @@ mod tests {
             ));
         }
         assert!(matches!(state(None), State::Over(_)));
+    }
+
+    #[test]
+    fn ranges_of_this_cluster_are_not_for_others() {
+        let mesh = |status| -> Mesh {
+            serde_json::from_value(json!({
+                "apiVersion": api::API_VERSION, "kind": "Mesh", "metadata": {"name": "default"},
+                "spec": {"clusterName": "berlin"}, "status": status,
+            }))
+            .expect("a Mesh")
+        };
+        let known = mesh(json!({"ranges": {
+            "podCIDRs": ["10.101.1.0/24", "10.101.2.0/24"], "serviceCIDRs": ["fd96::/108"], "source": "Nodes"}}));
+        let check = |cidr: &str, mesh: &Mesh| {
+            check_ranges(&["10.9.0.0/16".to_owned(), cidr.to_owned()], mesh)
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(check("10.102.0.0/16", &known), Ok(()));
+        for (bad, own) in [
+            (
+                "10.101.0.0/16",
+                "10.101.1.0/24, which this cluster uses for pods",
+            ),
+            (
+                "10.101.2.7/32",
+                "10.101.2.0/24, which this cluster uses for pods",
+            ),
+            (
+                "fd96::/64",
+                "fd96::/108, which this cluster uses for Services",
+            ),
+        ] {
+            let error = check(bad, &known).expect_err(bad);
+            assert!(error.contains(&format!("{bad} overlaps {own}")), "{error}");
+            assert_eq!(check(bad, &mesh(json!(null))), Ok(()), "nothing known");
+        }
     }
 
     #[test]

@@ -60,13 +60,15 @@ fn mesh(found: &Found) -> Table {
 
 fn relays(found: &Found) -> Option<Table> {
     let relays = &found.mesh.status.as_ref()?.relays;
+    let managed = found.mesh.spec.relays.iter().flat_map(|all| &all.managed);
+    let managed: BTreeSet<&str> = managed.map(|relay| relay.name.as_str()).collect();
     let mut table = Table::new(&["NAME", "URL", "INSIDE", "OUTSIDE", "STUN", "PROBLEM"]);
     for relay in relays {
         table.push(vec![
             Cell::plain(&relay.name),
             Cell::maybe(relay.url.as_ref()),
-            works(Some(relay.inside)),
-            works(relay.outside),
+            works(relay.inside),
+            outside(relay.outside, managed.contains(relay.name.as_str())),
             Cell::maybe(
                 relay
                     .stun_port
@@ -79,11 +81,20 @@ fn relays(found: &Found) -> Option<Table> {
     (!relays.is_empty()).then_some(table)
 }
 
-fn works(works: Option<bool>) -> Cell {
-    match works {
-        Some(true) => Cell::new("yes", Tone::Good),
-        Some(false) => Cell::new("no", Tone::Bad),
-        None => Cell::new("not seen", Tone::Faint),
+fn works(works: bool) -> Cell {
+    if works {
+        Cell::new("yes", Tone::Good)
+    } else {
+        Cell::new("no", Tone::Bad)
+    }
+}
+
+/// Whether somebody comes over it from outside is looked at for relays that run here.
+fn outside(seen: Option<bool>, is_managed: bool) -> Cell {
+    match seen {
+        Some(seen) => works(seen),
+        None if is_managed => Cell::new("not seen", Tone::Faint),
+        None => Cell::new("", Tone::Faint),
     }
 }
 
@@ -242,8 +253,9 @@ CLUSTER   READY   PEERS   NODES   POD CIDRS     MESSAGE
 berlin    True    1/1     1/2     10.1.0.0/16   -
 
 Relays
-NAME   URL                     INSIDE   OUTSIDE    STUN   PROBLEM
-main   https://r.example.com   yes      not seen   -      nobody has come from outside yet
+NAME         URL                     INSIDE   OUTSIDE    STUN   PROBLEM
+main         https://r.example.com   yes      not seen   -      nobody has come from outside yet
+external-0   https://s.example.com   no       -          3478   -
 
 Peers
 PEER    READY   PATH     RTT     NODES   CIDRS         MESSAGE
