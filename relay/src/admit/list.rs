@@ -8,7 +8,7 @@ use derp::{ClusterIdentity, IdentityError, KeyError, NodeKey};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadLine {
     /// Not a node key.
-    #[error("line {number}: {error}")]
+    #[error("line {number}: {error}{}", owner_form(*.error))]
     Node {
         /// The line's number, from 1.
         number: usize,
@@ -23,6 +23,14 @@ pub enum BadLine {
         /// Why it is none.
         error: IdentityError,
     },
+}
+
+/// What else a line may be that is no key at all.
+fn owner_form(error: KeyError) -> &'static str {
+    match error {
+        KeyError::Form => "; or, for an owner, cluster: and 44 characters of base64",
+        KeyError::Weak | KeyError::NotReduced => "",
+    }
 }
 
 /// What an admit file says.
@@ -120,6 +128,12 @@ mod tests {
                 "{text}"
             );
         }
+        let told = parse("x").unwrap_err().to_string();
+        assert!(told.contains("line 1: expected 44 characters"), "{told}");
+        assert!(
+            told.ends_with("for an owner, cluster: and 44 characters of base64"),
+            "{told}"
+        );
         let weak = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
         assert_eq!(
             parse(weak),
@@ -128,6 +142,7 @@ mod tests {
                 error: KeyError::Weak
             })
         );
+        assert!(!parse(weak).unwrap_err().to_string().contains("owner"));
         let not_text = [b"# \n".as_slice(), &[0xff, b'\n']].concat();
         assert_eq!(
             List::parse(not_text),
