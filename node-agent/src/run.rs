@@ -74,6 +74,7 @@ async fn serve(args: &RunArgs, state: StateFolder, started_at: Timestamp) -> any
     let secret = state.key()?;
     let public_key = secret.public();
     let port = state.port()?;
+    let folder = state.path().to_owned();
     let store = Store::new(public_key, state.saved()?);
     let status = StatusServer::bind(&state.socket())?;
     let metrics = match args.metrics {
@@ -118,7 +119,8 @@ async fn serve(args: &RunArgs, state: StateFolder, started_at: Timestamp) -> any
         }
     }
     tracing::info!(
-        "agent stopped; what it configured stays in place until `culvert-agent cleanup`"
+        "agent stopped; what it configured stays in place until `culvert-agent cleanup --state {}`",
+        folder.display()
     );
     Ok(())
 }

@@ -4,7 +4,7 @@ use crate::actual::Actual;
 use crate::apply::{self, Context};
 use crate::condition;
 use crate::desired::{Desired, Names};
-use crate::journal::Journal;
+use crate::journal::{Entries, Journal};
 use crate::netlink::Netlink;
 use crate::nft::Table;
 use crate::plan::plan;
@@ -44,6 +44,17 @@ pub(crate) async fn cleanup(
         tracing::debug!("journal removed");
     }
     Ok(report)
+}
+
+/// What [`cleanup`] without a journal would remove, and what it would leave. Changes nothing.
+pub(crate) async fn foresee(names: &Names) -> Result<CleanupReport, CleanupError> {
+    let netlink = Netlink::open()?;
+    let reading = read(&netlink, names, &Entries::default(), 0).await?;
+    let changes = plan(names, &Desired::default(), &reading.actual);
+    Ok(CleanupReport {
+        removed: changes.iter().map(ToString::to_string).collect(),
+        left: untouched(names, &reading.actual),
+    })
 }
 
 /// What is somebody else's, or cannot be looked at.

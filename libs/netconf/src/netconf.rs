@@ -148,6 +148,17 @@ impl Netconf {
         cleanup::cleanup(&names, journal).await
     }
 
+    /// What [`cleanup`](Self::cleanup) would remove and leave if there were no journal. Changes nothing.
+    ///
+    /// # Errors
+    /// When the host cannot be read.
+    pub async fn foresee_cleanup(names: Names) -> Result<CleanupReport, CleanupError> {
+        if !names.are_plain() {
+            return Err(CleanupError::Names);
+        }
+        cleanup::foresee(&names).await
+    }
+
     /// `desired` plus the prefixes held before, unless they have become something of this host's own.
     fn with_memory(&mut self, desired: &Desired, reading: &Reading) -> Desired {
         self.journal.hold(&desired.held);
