@@ -41,8 +41,9 @@ pub(crate) fn join(args: &JoinArgs) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    tracing::info!(cluster = token.cluster_name.as_str(), invite = ?token.secret.identity(), "joining");
-    let joined = runtime.block_on(sync::join(&token, &secret, offer, JoinTiming::default()));
+    let timing = JoinTiming::default();
+    tracing::info!(cluster = token.cluster_name.as_str(), invite = ?token.secret.identity(), at_most = ?timing.total, "joining");
+    let joined = runtime.block_on(sync::join(&token, &secret, offer, timing));
     let welcome = joined.map_err(|error| explain(&error))?;
     let agreed = Agreed::new(&us, &token, &welcome)?;
     agreed.check(&state, key)?;
@@ -50,16 +51,14 @@ pub(crate) fn join(args: &JoinArgs) -> anyhow::Result<()> {
     output::print(&agreed.summary(&args.state.folder, secret.identity()))
 }
 
-/// Whether this host could have the inviter as a peer, by what the token says of it: if not, the token is not used up. An
-/// address inside its ranges is refused by the inviter itself, which uses nothing up.
+/// Whether this host could have the inviter as a peer, by what the token says of it: if not, the token is not used up.
 fn foresee(
     us: &Ourselves,
     token: &Token,
     state: &StateFolder,
     key: derp::NodeKey,
 ) -> anyhow::Result<()> {
-    let within = |address: &IpNet| token.cidrs.iter().any(|range| range.contains(address));
-    if token.cidrs.is_empty() || us.addresses.iter().any(within) {
+    if token.cidrs.is_empty() {
         return Ok(());
     }
     let welcome = Welcome {
@@ -105,12 +104,26 @@ impl Ourselves {
                 && parse_addresses(&mesh.addresses)? == us.addresses;
             ensure!(
                 same,
-                "this host has joined as {} with {} already; leave --name and --address out, or forget that with `culvert-agent cleanup --purge`",
+                "this host has joined as {} with {} already; leave --name and --address out, or forget that with `culvert-agent cleanup --state {} --purge`",
                 mesh.cluster_name,
-                mesh.addresses.join(", ")
+                mesh.addresses.join(", "),
+                args.state.folder.display()
             );
         }
         Ok(us)
+    }
+
+    /// An address in a cluster's ranges would be that of a pod, too.
+    fn check_outside(&self, ranges: &[IpNet], cluster: &ClusterName) -> anyhow::Result<()> {
+        for address in &self.addresses {
+            if let Some(range) = ranges.iter().find(|range| range.contains(address)) {
+                bail!(
+                    "--address {address} lies in {range} of {}; choose one outside all clusters' ranges",
+                    cluster.as_str()
+                );
+            }
+        }
+        Ok(())
     }
 }
 
@@ -126,6 +139,7 @@ struct Agreed {
 
 impl Agreed {
     fn new(us: &Ourselves, token: &Token, welcome: &Welcome) -> anyhow::Result<Self> {
+        us.check_outside(&welcome.cidrs, &welcome.cluster_name)?;
         let taken = |address: &&IpNet| welcome.accepted.iter().any(|net| net.contains(*address));
         let (accepted, refused): (Vec<IpNet>, Vec<IpNet>) = us.addresses.iter().partition(taken);
         ensure!(

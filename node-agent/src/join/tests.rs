@@ -101,7 +101,10 @@ fn who_we_are_is_asked_for_once() {
         us
     );
     let other = Ourselves::of(&args(path, Some("db2"), &[]), mesh()).expect_err("another");
-    assert!(other.to_string().contains("has joined as db1"));
+    let other = other.to_string();
+    assert!(other.contains("has joined as db1"), "{other}");
+    let way_out = format!("cleanup --state {} --purge", path.display());
+    assert!(other.contains(&way_out), "{other}");
 }
 
 #[test]
@@ -165,14 +168,20 @@ fn what_cannot_be_used_is_not_kept() {
     let us =
         Ourselves::of(&args(folder.path(), Some("db1"), &["10.99.0.7/32"]), None).expect("fine");
     let token = token(Audience::Host, at());
-    for cidrs in [&["10.99.0.0/16"][..], &["169.254.0.0/16"], &["0.0.0.0/0"]] {
+    for cidrs in [&["169.254.0.0/16"][..], &["10.1.0.0/16", "127.0.0.0/8"]] {
         let agreed = Agreed::new(&us, &token, &welcome(cidrs, &["10.99.0.7/32"])).expect("agreed");
         let refused = agreed.check(&state, key).expect_err("refused").to_string();
         assert!(
-            refused.contains("nothing was kept: spec.allowedCIDRs[0]"),
+            refused.contains("nothing was kept: spec.allowedCIDRs["),
             "{refused}"
         );
     }
+    let inside = welcome(&["10.1.0.0/16", "10.99.0.0/16"], &["10.99.0.7/32"]);
+    let refused = Agreed::new(&us, &token, &inside).expect_err("inside");
+    assert_eq!(
+        refused.to_string(),
+        "--address 10.99.0.7/32 lies in 10.99.0.0/16 of berlin; choose one outside all clusters' ranges"
+    );
     assert!(Agreed::new(&us, &token, &welcome(&["10.1.0.0/16"], &[])).is_err());
     assert!(Agreed::new(&us, &token, &welcome(&[], &["10.99.0.7/32"])).is_err());
 }
@@ -195,7 +204,11 @@ fn whoever_cannot_have_the_inviter_as_a_peer_does_not_use_the_token() {
     let refused = refused.expect_err("link-local").to_string();
     assert!(refused.contains("nothing was kept"), "{refused}");
     assert!(foreseen(&["10.1.0.0/16"]).is_ok());
-    assert!(foreseen(&["10.99.0.0/16"]).is_ok(), "the inviter says it");
+    let refused = foreseen(&["10.99.0.0/16"]).expect_err("inside").to_string();
+    assert!(
+        refused.contains("lies in 10.99.0.0/16 of berlin"),
+        "{refused}"
+    );
     assert!(foreseen(&[]).is_ok(), "the token does not say");
 }
 
