@@ -95,10 +95,16 @@ impl Joiner {
         last: &mut Option<JoinError>,
     ) -> Result<Welcome, JoinError> {
         let mut asking = pin!(self.ask_until_answered(last));
+        let mut is_told = false;
         loop {
             tokio::select! {
                 outcome = &mut asking => return outcome,
                 _ = relays.next() => self.check_refusals()?,
+            }
+            if !is_told && let Some((url, problem)) = trouble(&self.states.borrow()) {
+                let trying_for = self.timing.total;
+                tracing::info!(%url, problem, ?trying_for, "the relay cannot be used yet");
+                is_told = true;
             }
         }
     }
@@ -194,6 +200,17 @@ impl Joiner {
     }
 }
 
+/// A relay that has failed, if none is connected.
+fn trouble(states: &BTreeMap<RelayUrl, RelayState>) -> Option<(&RelayUrl, &str)> {
+    if states.values().any(|state| state.connected) {
+        return None;
+    }
+    let mut problems = states
+        .iter()
+        .filter_map(|(url, state)| Some((url, state.problem.as_deref()?)));
+    problems.next()
+}
+
 fn relay(token: &Token, one: &crate::token::TokenRelay) -> Relay {
     Relay {
         url: one.url.clone(),
@@ -278,6 +295,26 @@ mod tests {
         let mut last = None;
         let outcome = timeout(timing.total, joiner.run(&mut relays, &mut last)).await;
         outcome.expect("it takes too long").unwrap_err()
+    }
+
+    #[test]
+    fn trouble_is_a_failure_while_nothing_is_connected() {
+        let url = |text: &str| text.parse::<RelayUrl>().unwrap();
+        let failed = RelayState {
+            problem: Some("connection refused".to_owned()),
+            ..RelayState::default()
+        };
+        let connected = RelayState {
+            connected: true,
+            ..RelayState::default()
+        };
+        let mut states = BTreeMap::from([(url("https://a.example"), RelayState::default())]);
+        assert_eq!(trouble(&states), None, "still dialling");
+        states.insert(url("https://b.example"), failed);
+        let expected = (&url("https://b.example"), "connection refused");
+        assert_eq!(trouble(&states), Some(expected));
+        states.insert(url("https://c.example"), connected);
+        assert_eq!(trouble(&states), None);
     }
 
     #[tokio::test]
