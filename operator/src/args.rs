@@ -11,6 +11,8 @@ use crate::{check, cleanup, output, run};
 
 /// What the client of the API server is made of says much and means little; whoever asked says what matters.
 const QUIET: &str = "kube_client=warn,kube_runtime=off,hyper_util=warn,rustls=warn,tower=warn";
+/// Where every failure ends the command, and is what it says then.
+const QUIETER: &str = "kube_client=off,kube_runtime=off,hyper_util=off,rustls=warn,tower=off";
 
 const EXAMPLES: &str = "\
 The chart runs it with two replicas; one leads, the other waits for its lease. By hand, against the cluster of your
@@ -159,7 +161,10 @@ pub(crate) struct CleanupArgs {
 impl Args {
     /// Does what the command line says.
     pub fn run(self) -> ExitCode {
-        self.log.start(QUIET);
+        self.log.start(match &self.command {
+            Command::Check(_) => QUIETER,
+            Command::Run(_) | Command::Cleanup(_) => QUIET,
+        });
         let done = match self.command {
             Command::Run(args) => run::run(&args),
             Command::Cleanup(args) => cleanup::cleanup(&args),

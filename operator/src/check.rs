@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use api::{Mesh, MeshNode, Peer};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
@@ -50,7 +50,7 @@ async fn look(client: &Client) -> anyhow::Result<Vec<Seen>> {
     let peers = Api::<Peer>::all(client.clone()).list(&all).await;
     let nodes = Api::<MeshNode>::all(client.clone()).list(&all).await;
     let mut seen = Vec::new();
-    for mesh in meshes.context("cannot list Meshes")? {
+    for mesh in meshes.map_err(|error| explain("Meshes", error))? {
         let status = mesh.status.as_ref();
         seen.push(Seen::new(
             "Mesh",
@@ -58,7 +58,7 @@ async fn look(client: &Client) -> anyhow::Result<Vec<Seen>> {
             status.map(|status| status.conditions.as_slice()),
         ));
     }
-    for peer in peers.context("cannot list Peers")? {
+    for peer in peers.map_err(|error| explain("Peers", error))? {
         let status = peer.status.as_ref();
         seen.push(Seen::new(
             "Peer",
@@ -66,7 +66,7 @@ async fn look(client: &Client) -> anyhow::Result<Vec<Seen>> {
             status.map(|status| status.conditions.as_slice()),
         ));
     }
-    for node in nodes.context("cannot list MeshNodes")? {
+    for node in nodes.map_err(|error| explain("MeshNodes", error))? {
         let status = node.status.as_ref();
         seen.push(Seen::new(
             "MeshNode",
@@ -75,6 +75,31 @@ async fn look(client: &Client) -> anyhow::Result<Vec<Seen>> {
         ));
     }
     Ok(seen)
+}
+
+/// Why these cannot be listed, and what to do about it.
+fn explain(what: &str, error: kube::Error) -> anyhow::Error {
+    let kube::Error::Api(status) = &error else {
+        return anyhow!(
+            "cannot list {what}: {}; run in a pod of the cluster (helm test does), or set KUBECONFIG to a cluster that answers",
+            innermost(&error)
+        );
+    };
+    let hint = match status.code {
+        401 | 403 => "use an account that may list them, as the chart's test has",
+        404 => "install the chart first",
+        _ => "try again",
+    };
+    anyhow!("cannot list {what}: {}; {hint}", status.message)
+}
+
+/// The text of the error that all others around it repeat.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
 }
 
 impl Seen {
@@ -134,6 +159,25 @@ mod tests {
             name: "a".to_owned(),
             ready: status.map(condition),
         }
+    }
+
+    #[test]
+    fn whoever_cannot_look_is_told_what_to_do() {
+        let api = |code| {
+            let status = kube::core::Status::failure("words", "Reason").with_code(code);
+            explain("Meshes", kube::Error::Api(status.boxed())).to_string()
+        };
+        assert_eq!(
+            api(404),
+            "cannot list Meshes: words; install the chart first"
+        );
+        assert!(api(403).contains("account"));
+        let away = explain("Peers", kube::Error::Service("connection refused".into())).to_string();
+        assert!(
+            away.starts_with("cannot list Peers: connection refused; ")
+                && away.contains("KUBECONFIG"),
+            "{away}"
+        );
     }
 
     #[test]
