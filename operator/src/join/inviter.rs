@@ -135,20 +135,33 @@ impl Desk<'_> {
                 "a cluster cannot join itself",
             ));
         }
+        // A host says by itself how it gets another name.
+        let is_host = self.invite.spec.audience == api::Audience::Host;
         if name == self.ground.mesh.spec.cluster_name {
-            return taken(format!(
-                "both clusters are called {name}; delete the Mesh of one and make it anew with another clusterName"
-            ));
+            return taken(if is_host {
+                format!("this cluster is called {name} itself")
+            } else {
+                format!(
+                    "both clusters are called {name}; delete the Mesh of one and make it anew with another clusterName"
+                )
+            });
         }
         let others = self.ground.world.peers.iter().map(Arc::as_ref);
         let other = others
             .filter(|peer| !self.is_own(peer))
             .find(|peer| calls_itself(peer, name));
         match other {
-            Some(other) => taken(format!(
-                "Peer {} is called {name} already; take another clusterName",
-                other.name_any()
-            )),
+            Some(other) => {
+                let way_out = if is_host {
+                    ""
+                } else {
+                    "; take another clusterName"
+                };
+                taken(format!(
+                    "Peer {} is called {name} already{way_out}",
+                    other.name_any()
+                ))
+            }
             None => Ok(()),
         }
     }

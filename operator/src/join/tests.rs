@@ -162,7 +162,9 @@ fn refusals_say_what_is_wrong() {
             cluster_name: name.parse().expect("a name"),
             ..good.clone()
         };
-        assert_eq!(code(&fixture, &taken).0, RefusedCode::NameTaken);
+        let (code, message) = code(&fixture, &taken);
+        assert_eq!(code, RefusedCode::NameTaken);
+        assert!(message.contains("another clusterName"), "{message}");
     }
     let nothing = JoinAsk {
         cidrs: Vec::new(),
@@ -190,6 +192,22 @@ fn refusals_say_what_is_wrong() {
     );
     fixture.pass_seconds(901);
     assert_eq!(code(&fixture, &good).0, RefusedCode::Expired);
+}
+
+#[test]
+fn a_host_is_left_to_say_how_it_gets_another_name() {
+    let fixture = inviting(json!({"type": "Host"}));
+    for name in ["berlin", "tokyo"] {
+        let host = JoinAsk {
+            audience: Audience::Host,
+            cluster_name: name.parse().expect("a name"),
+            ..ask(&fixture, "10.99.0.7/32")
+        };
+        let (code, message) = code(&fixture, &host);
+        assert_eq!(code, RefusedCode::NameTaken);
+        assert!(message.contains(name), "{message}");
+        assert!(!message.contains("clusterName"), "{message}");
+    }
 }
 
 #[test]
