@@ -239,8 +239,8 @@ pub struct JoinAsk {
     pub invite: ClusterIdentity,
     /// Its own identity.
     pub identity: ClusterIdentity,
-    /// What it says that it is.
-    pub audience: sync::Audience,
+    /// What it says that it is; `None` if its version does not say.
+    pub audience: Option<sync::Audience>,
     /// What it calls itself.
     pub cluster_name: ClusterName,
     /// The ranges it names.

@@ -59,8 +59,8 @@ pub struct JoinRequest {
     pub invite: ClusterIdentity,
     /// Who asks.
     pub identity: ClusterIdentity,
-    /// What it says that it is.
-    pub audience: Audience,
+    /// What it says that it is; `None` if its version does not say.
+    pub audience: Option<Audience>,
     /// What it calls itself. A proposal.
     pub cluster_name: ClusterName,
     /// The ranges it brings. A proposal.

@@ -99,7 +99,10 @@ impl Desk<'_> {
     }
 
     fn check_audience(&self) -> Result<(), Refused> {
-        let text = match (self.invite.spec.audience, self.ask.audience) {
+        let Some(asking) = self.ask.audience else {
+            return Ok(());
+        };
+        let text = match (self.invite.spec.audience, asking) {
             (api::Audience::Cluster, Audience::Cluster) | (api::Audience::Host, Audience::Host) => {
                 return Ok(());
             }

@@ -89,8 +89,9 @@ pub enum RefusedCode {
 pub(super) struct Ask {
     version: u32,
     pub(super) identity: ClusterIdentity,
-    #[serde(default = "cluster")]
-    pub(super) kind: Audience,
+    /// Versions before this field do not say it, of a cluster or of a host.
+    #[serde(default)]
+    pub(super) kind: Option<Audience>,
     pub(super) cluster_name: ClusterName,
     #[serde(rename = "podCIDRs", deserialize_with = "cidrs", default)]
     pub(super) cidrs: Vec<IpNet>,
@@ -130,7 +131,7 @@ impl Ask {
         Self {
             version: VERSION,
             identity: us.identity(),
-            kind: offer.audience,
+            kind: Some(offer.audience),
             cluster_name: offer.cluster_name,
             cidrs: offer.cidrs,
             signature: Signature(us.sign(&statement_of(inviter, invite))),
@@ -236,10 +237,6 @@ impl From<Signature> for String {
 }
 
 /// What a joiner is that does not say it.
-fn cluster() -> Audience {
-    Audience::Cluster
-}
-
 /// What the joiner signs.
 fn statement_of(inviter: ClusterIdentity, invite: ClusterIdentity) -> Vec<u8> {
     [DOMAIN, inviter.as_bytes(), invite.as_bytes()].concat()
