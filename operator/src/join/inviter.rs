@@ -21,9 +21,6 @@ use crate::plan::relays::{Site, own_sites};
 use crate::plan::revocation::{is_denied, remember_also};
 use crate::world::{JoinAsk, World};
 
-/// Seconds for which whoever has used an invite may be helped to a Peer that has not come to be.
-const GRACE: i64 = 120;
-
 /// What an inviter answers to one that wants to join, and what it writes for that. Asked again by the same one, the answer
 /// is the same.
 #[must_use]
@@ -77,7 +74,7 @@ impl Desk<'_> {
             return match self.own_peer() {
                 Some(_) => Ok(Consent { is_new: false }),
                 // Redeemed, and then the Peer was not written.
-                None if self.ground.now <= later(used.at.0, GRACE)
+                None if self.ground.now <= later(used.at.0, invites::GRACE)
                     && !is_denied(self.ground, self.ask.identity) =>
                 {
                     self.check_offer()?;

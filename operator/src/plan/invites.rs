@@ -27,6 +27,8 @@ use crate::world::World;
 const MAX_HEARD: usize = 256;
 /// Seconds for which whoever comes too late is still told so.
 const LATE: i64 = 600;
+/// Seconds for which whoever has used an invite may be helped to a Peer that has not come to be.
+pub(crate) const GRACE: i64 = 120;
 
 /// What became of an invite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +81,18 @@ pub(crate) fn heard(world: &World, now: Timestamp) -> BTreeSet<ClusterIdentity> 
 pub(crate) fn by_identity(world: &World, wanted: ClusterIdentity) -> Option<&Invite> {
     let mut invites = world.invites.iter().map(Arc::as_ref);
     invites.find(|invite| identity(invite) == Some(wanted))
+}
+
+/// Clusters that have just used an invite, each with the time at which its [`GRACE`] ends.
+pub(crate) fn newcomers(
+    world: &World,
+    now: Timestamp,
+) -> impl Iterator<Item = (ClusterIdentity, Timestamp)> {
+    let statuses = world.invites.iter().filter_map(|one| one.status.as_ref());
+    let redeemed = statuses.flat_map(|status| &status.redeemed);
+    let ends =
+        redeemed.filter_map(|one| Some((one.identity.parse().ok()?, later(one.at.0, GRACE))));
+    ends.filter(move |(_, end)| now < *end)
 }
 
 /// What became of an invite by now.

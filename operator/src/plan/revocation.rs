@@ -20,6 +20,7 @@ use sync::{ClusterIdentity, ClusterSecret};
 use super::draft::{Draft, find};
 use super::ground::Ground;
 use super::identity::{self, Identity};
+use super::invites;
 use super::names::{self, DENY_MAP, OPERATOR};
 use super::peers::Verdict;
 use super::relays::Site;
@@ -65,8 +66,10 @@ pub(crate) fn remember(ground: Ground<'_>, own: &[Site], peers: &[Verdict<'_>], 
     let clusters = admitted.filter_map(|peer| peer.identity).map(Who::Cluster);
     let listed = listed_keys(peers).into_iter().map(Who::Node);
     let nodes = own_keys(ground.world).into_iter().map(Who::Own);
-    let admitted = clusters.chain(listed).chain(nodes).collect();
     let before = read(ground.world);
+    let awaited = awaited(ground, &before, peers, draft);
+    let all = clusters.chain(listed).chain(nodes).chain(awaited);
+    let admitted = all.collect();
     let register = Register {
         outposts: outposts(ground, own),
         ..before.next(admitted, ground.now, later_serial(ground.world, ground.now))
@@ -222,6 +225,27 @@ fn is_foreign(problem: &DenyProblem, is_assumed: bool) -> bool {
 
 fn is_own(ground: Ground<'_>, site: &Site) -> bool {
     site.owner == Some(ground.identity())
+}
+
+/// Clusters that have just been let in and whose Peers no look has seen yet: the watch of Peers may be behind that of the
+/// register. A Peer that was seen has left its operator's key in the register; if it is not there any more, it was deleted.
+fn awaited(
+    ground: Ground<'_>,
+    before: &Register,
+    peers: &[Verdict<'_>],
+    draft: &mut Draft,
+) -> Vec<Who> {
+    let mut awaited = Vec::new();
+    for (cluster, end) in invites::newcomers(ground.world, ground.now) {
+        let identity = Some(cluster.to_string());
+        let is_seen = peers.iter().any(|one| one.peer.spec.identity == identity)
+            || before.admitted.contains(&Who::Node(cluster.relay_key()));
+        if before.admitted.contains(&Who::Cluster(cluster)) && !is_seen {
+            draft.wake_at(end);
+            awaited.push(Who::Cluster(cluster));
+        }
+    }
+    awaited
 }
 
 /// Relays that are there without this cluster's Mesh.

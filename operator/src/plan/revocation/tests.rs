@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -6,6 +7,7 @@ use super::*;
 use crate::plan::fixture::{Fixture, condition, key, secret};
 use crate::plan::tests::linked;
 use crate::plan::{draft::later, plan};
+use crate::world::JoinAsk;
 use derp::pass::DenyList;
 
 fn list(push: &DenyPush) -> DenyList {
@@ -102,6 +104,70 @@ fn nobody_has_a_pass_before_it_is_written_down() {
     assert!(given(&fixture).contains_key(&secret(3).identity()));
     fixture.settle();
     assert_eq!(passes(&fixture), 2);
+}
+
+/// `paris`, number 3, has just joined, and the watch shows everything but its Peer; with what creates that.
+fn let_in() -> (Fixture, Vec<Action>) {
+    let mut fixture = linked();
+    fixture.invite("one", json!({}));
+    fixture.settle();
+    let invite = fixture.world.invites[0].status.as_ref();
+    let invite = invite.and_then(|status| status.identity.as_ref());
+    let ask = JoinAsk {
+        invite: invite.expect("a token").parse().expect("an identity"),
+        identity: secret(3).identity(),
+        audience: None,
+        cluster_name: "paris".parse().expect("a name"),
+        cidrs: vec!["10.3.0.0/16".parse().expect("a prefix")],
+    };
+    let (_, actions) = crate::join::answer(&fixture.world, &ask);
+    let (create, others) = actions
+        .into_iter()
+        .partition(|action| matches!(action, Action::Create(_)));
+    fixture.carry_out(others);
+    (fixture, create)
+}
+
+#[test]
+fn who_was_just_let_in_is_kept_until_its_peer_is_seen() {
+    let (mut fixture, create) = let_in();
+    for _ in 0..2 {
+        let plan = fixture.settle();
+        assert!(plan.denylists.is_empty(), "{:?}", plan.denylists);
+        assert!(
+            remembered(&fixture.world)
+                .clusters
+                .contains(&secret(3).identity())
+        );
+        let wake = plan.wake_after.expect("another look");
+        assert!(wake <= Duration::from_secs(120), "{wake:?}");
+        fixture.pass_seconds(59);
+    }
+    fixture.carry_out(create);
+    let sync = fixture.settle().sync.expect("conversations");
+    assert!(sync.memberships.contains_key(&secret(3).identity()));
+
+    fixture
+        .world
+        .peers
+        .retain(|peer| peer.metadata.name.as_deref() != Some("paris"));
+    let pushes = fixture.settle().denylists;
+    let denied = list(&pushes[0]);
+    assert_eq!(denied.clusters(), &BTreeSet::from([secret(3).identity()]));
+}
+
+#[test]
+fn who_was_let_in_is_not_waited_for_without_end() {
+    let (mut fixture, _) = let_in();
+    fixture.settle();
+    fixture.pass_seconds(120);
+    let pushes = fixture.settle().denylists;
+    let denied = list(&pushes[0]);
+    assert_eq!(denied.clusters(), &BTreeSet::from([secret(3).identity()]));
+    let (denied, before) = (read(&fixture.world), fixture.now());
+    fixture.world.now = later(before, -60);
+    fixture.settle();
+    assert_eq!(read(&fixture.world).denied, denied.denied, "it stays so");
 }
 
 #[test]
