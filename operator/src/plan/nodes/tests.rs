@@ -337,3 +337,24 @@ fn what_a_node_cannot_serve_is_told() {
         found.message
     );
 }
+
+#[test]
+fn peers_are_told_of_a_node_again_only_if_something_of_it_is_new_to_them() {
+    let mut fixture = linked();
+    let records = |fixture: &Fixture| {
+        let sync = plan(&fixture.world).sync;
+        sync.expect("conversations").records
+    };
+    let (before, passes) = (records(&fixture), node(&fixture, "n1").spec.relays.clone());
+    fixture.pass_seconds(4 * 24 * 3600);
+    fixture.settle();
+    for node in &mut fixture.world.mesh_nodes {
+        Arc::make_mut(node).metadata.generation = Some(7);
+    }
+    assert_ne!(node(&fixture, "n1").spec.relays, passes, "renewed");
+    assert_eq!(records(&fixture), before);
+    fixture.report("n1", json!({"publicKey": key(110).to_string()}));
+    let after = records(&fixture);
+    assert_ne!(after.find("n1"), before.find("n1"));
+    assert_eq!(after.find("n2"), before.find("n2"));
+}
