@@ -47,10 +47,17 @@ impl Claims {
     }
 }
 
-/// Refuses prefixes of nodes that are given by hand: agents leave out those that the Peer itself does not allow.
-pub(super) fn check_written(peer: &Verdict<'_>) -> Claims {
+/// Refuses prefixes of nodes that are given by hand: agents leave out those that the Peer itself does not allow. Tells of
+/// keys that a node of this cluster calls its own, too.
+pub(super) fn check_written(peer: &Verdict<'_>, keys: &Keys) -> Claims {
     let mut claims = Claims::default();
     for node in &peer.peer.spec.nodes {
+        let key = node.public_key.parse().ok();
+        if let Some(own) = key.and_then(|key| keys.own(key)) {
+            let message =
+                format!("{own} says that this public key is its own; every node makes its own");
+            claims.refuse(&node.name, Code::DuplicateKey.name(), message);
+        }
         let prefixes = node.prefixes.iter().filter_map(|text| text.parse().ok());
         for prefix in prefixes.filter(|prefix| !is_allowed(peer, *prefix)) {
             claims.refuse_outside(peer, &node.name, prefix);

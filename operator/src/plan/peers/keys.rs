@@ -11,6 +11,9 @@ use crate::plan::ground::Ground;
 /// Keys that are taken, and by whom.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Keys {
+    /// The nodes of this cluster whose agents say so.
+    own: BTreeMap<NodeKey, String>,
+    /// The nodes of Peers.
     holders: BTreeMap<NodeKey, String>,
     /// Peers that have told a key and had it in force before.
     kept: BTreeMap<NodeKey, String>,
@@ -25,13 +28,14 @@ impl Keys {
             let key = status.and_then(|status| status.public_key.as_ref());
             if let Some(key) = key.and_then(|key| key.parse().ok()) {
                 let holder = format!("node {} of this cluster", node.name_any());
-                keys.holders.entry(key).or_insert(holder);
+                keys.own.entry(key).or_insert(holder);
             }
         }
         keys
     }
 
-    /// Takes the keys of nodes that are given by hand in a Peer; none, if one of them is taken.
+    /// Takes the keys of nodes that are given by hand in a Peer; none, if another Peer has one of them. What an agent says of
+    /// its own key does not count: no node of this cluster can take a Peer out of force.
     pub(super) fn take_written(&mut self, peer: &Verdict<'_>) -> Option<Problem> {
         if peer.peer.spec.nodes.is_empty() {
             return None;
@@ -54,6 +58,11 @@ impl Keys {
         None
     }
 
+    /// The node of this cluster that says it has this key.
+    pub(super) fn own(&self, key: NodeKey) -> Option<&str> {
+        self.own.get(&key).map(String::as_str)
+    }
+
     /// Keeps a key that a Peer told for it.
     pub(super) fn keep(&mut self, key: NodeKey, peer: &str) {
         self.kept.entry(key).or_insert_with(|| peer.to_owned());
@@ -61,7 +70,8 @@ impl Keys {
 
     /// Takes a key that a Peer tells for one of its nodes, or says who has it.
     pub(super) fn take(&mut self, key: NodeKey, node: &str, peer: &str) -> Result<(), String> {
-        if let Some(holder) = self.holders.get(&key) {
+        let taken = self.own.get(&key).or_else(|| self.holders.get(&key));
+        if let Some(holder) = taken {
             return Err(holder.clone());
         }
         if let Some(other) = self.kept.get(&key).filter(|other| *other != peer) {

@@ -134,7 +134,7 @@ fn claims_of(
     if !peer.is_in_force() {
         return Claims::default();
     }
-    let written = claims::check_written(peer);
+    let written = claims::check_written(peer, keys);
     let mut claims = claims::check(peer, &told.proposals, known, keys, written);
     if let Some(view) = told.view {
         unreadable(view, &mut claims);

@@ -333,20 +333,54 @@ fn a_key_given_by_hand_twice_is_that_of_the_older_peer() {
     fixture.peer("older", host(60, "10.60.0.0/24"));
     fixture.pass_seconds(1);
     fixture.peer("younger", host(60, "10.61.0.0/24"));
-    fixture.peer("own", host(100, "10.62.0.0/24"));
     fixture.settle();
-    fixture.agents_ready();
-    fixture.settle();
-    for (peer, rival) in [
-        ("younger", "node h of Peer older"),
-        ("own", "node n1 of this cluster"),
-    ] {
-        let (reason, message) = problem(&fixture, peer, "Accepted");
-        assert_eq!(reason, "DuplicateKey");
-        assert!(message.contains(rival), "{message}");
-    }
+    let (reason, message) = problem(&fixture, "younger", "Accepted");
+    assert_eq!(reason, "DuplicateKey");
+    assert!(message.contains("node h of Peer older"), "{message}");
     let older = fixture.peer_status("older").conditions;
     assert_eq!(condition(&older, "Accepted"), ("True", "Accepted"));
+}
+
+#[test]
+fn an_agent_that_says_it_has_a_key_of_a_peer_takes_nothing_from_it() {
+    let mut fixture = linked();
+    let mut tokyo = spec(2, &["10.2.0.0/16"]);
+    tokyo["nodes"] =
+        json!([{"name": "h", "publicKey": key(60).to_string(), "prefixes": ["10.2.9.0/24"]}]);
+    fixture.world.peers.clear();
+    fixture.peer("tokyo", tokyo);
+    fixture.settle();
+    let admitted = |fixture: &Fixture| fixture.world.mesh_nodes[0].spec.admitted.clone();
+    let (in_force, before) = (admitted(&fixture), plan(&fixture.world));
+    assert!(fixture.peer_status("tokyo").refused.is_empty());
+
+    fixture.report("n2", json!({"publicKey": key(60).to_string()}));
+    fixture.settle();
+    let after = plan(&fixture.world);
+    assert_eq!(admitted(&fixture), in_force);
+    assert_eq!(
+        after.sync.map(|sync| sync.peers),
+        before.sync.map(|sync| sync.peers)
+    );
+    let status = fixture.peer_status("tokyo");
+    assert_eq!(condition(&status.conditions, "Accepted").0, "True");
+    let [claim] = status.refused.as_slice() else {
+        panic!("{:?}", status.refused);
+    };
+    assert_eq!(
+        (claim.node.as_str(), claim.code.as_str()),
+        ("h", "DuplicateKey")
+    );
+    assert!(claim.message.contains("node n2"), "{}", claim.message);
+
+    // Nor is the key denied when the agent takes that back.
+    fixture.report("n2", json!({"publicKey": key(101).to_string()}));
+    let pushes = fixture.settle().denylists;
+    assert!(!pushes.is_empty(), "the keys that n2 had are let go");
+    for push in pushes {
+        let list = derp::pass::DenyList::parse(push.json.as_bytes()).expect("a list");
+        assert!(!list.nodes().contains(&key(60)), "{list:?}");
+    }
 }
 
 #[test]
