@@ -266,7 +266,7 @@ fn set<T: PartialEq>(sender: &watch::Sender<T>, value: T) {
     });
 }
 
-/// Relays where the nodes of a peer listen: so they have come to them.
+/// Relays where a peer says that its nodes listen. Only its word: its operator is heard over one relay at a time.
 fn homes(view: &PeerView) -> impl Iterator<Item = RelayUrl> {
     let records = view.records.iter().flat_map(|records| records.iter());
     records.filter_map(|(_, record)| record.home_relay().cloned())
