@@ -81,12 +81,14 @@ renders "image by tag" 1 'image: example.com/x/agent:v9$' --set image.registry=e
 renders "image by digest" 1 "image: example.com/agent@$digest\$" --set "agent.image.repository=example.com/agent,agent.image.digest=$digest,cleanup.enabled=false"
 renders "pull secrets" 4 '^ *- name: regcred' --set 'image.pullSecrets[0].name=regcred'
 renders "pull secrets of relays" 1 'CULVERT_IMAGE_PULL_SECRETS, value: "a,b"' --set 'image.pullSecrets[0].name=a,image.pullSecrets[1].name=b'
+renders "rights on pods" 3 '^ *resources: \[pods\]'
+renders "fewer rights on pods" 2 '^ *resources: \[pods\]' --set operator.watchPods=false
 renders "one operator" 0 '^kind: PodDisruptionBudget' --set operator.replicas=1
 renders "token" 1 '^ *token: "cvt1.abc"' --set-string join.token=$'cvt1.abc\n'
 renders "no token" 0 'name: culvert-join'
+renders "a token of null" 0 'name: culvert-join' --set join.token=null
 renders "test of links" 1 'args: \[ping, "10.2.0.5"' --set test.target=10.2.0.5
 renders "test of status" 1 'args: \[check,' --set fullnameOverride=links
-renders "a token of null" 0 'name: culvert-join' --set join.token=null
 renders "no policies" 0 '^kind: (NetworkPolicy|ValidatingAdmissionPolicy)' --set networkPolicy.create=false,admissionPolicy.create=false
 renders "nobody is privileged" 0 'privileged"?: true|^ *- "?SYS_|allowPrivilegeEscalation"?: true'
 

@@ -201,7 +201,7 @@ impl Cluster {
         let number = self.nodes.iter().map(|node| node.number).max();
         let number = number.unwrap_or(0) + 1;
         self.kubectl
-            .apply(&node::object(&self.network, number)?.to_string())?;
+            .apply(&node::object(&self.network, &self.spec, number)?.to_string())?;
         self.start_node(number)?;
         Ok(number)
     }

@@ -29,6 +29,8 @@ pub struct Plan {
     pub join: Option<JoinOrder>,
     /// Deny lists that relays are to be told.
     pub denylists: Vec<DenyPush>,
+    /// Whether all pods are to be watched: where they are says what each node serves.
+    pub watch_pods: bool,
     /// When to look again even if nothing happens.
     pub wake_after: Option<Duration>,
 }

@@ -67,6 +67,7 @@ pub fn plan(world: &World) -> Plan {
         sync: rest.sync,
         join: rest.join,
         denylists: rest.denylists,
+        watch_pods: rest.watch_pods,
         wake_after,
     }
 }
@@ -77,6 +78,7 @@ struct Rest {
     sync: Option<SyncInput>,
     join: Option<JoinOrder>,
     denylists: Vec<DenyPush>,
+    watch_pods: bool,
 }
 
 fn without_ground(world: &World, missing: Missing<'_>, draft: &mut Draft) -> Rest {
@@ -126,6 +128,7 @@ fn on_ground(ground: Ground<'_>, draft: &mut Draft) -> Rest {
         sync: sync_input(ground, &sites, &passes, &identities),
         join: joining.order,
         denylists: revocation::pushes(ground, &sites),
+        watch_pods: nodes::needs_pods(ground),
     }
 }
 

@@ -118,8 +118,10 @@ impl Reconciler {
             sync,
             join,
             denylists,
+            watch_pods,
             wake_after,
         } = plan(&world);
+        self.watched.want_pods(watch_pods);
         self.count_peers(&world);
         self.bridge.check()?;
         let followed = self.bridge.follow(sync, secret.as_ref()).await;
@@ -189,6 +191,7 @@ impl Reconciler {
             heard: crate::heard::Heard::default(),
             slices: Vec::new(),
             nodes: Vec::new(),
+            pods: crate::world::Pods::Unknown,
             networks: self.networks.objects(),
             owned: crate::world::Owned::default(),
             sync: self.bridge.view(Timestamp::now()),

@@ -1,5 +1,6 @@
 //! What there is: the API server's objects, kept up to date.
 
+mod pods;
 mod shelf;
 
 pub(crate) use shelf::Shelf;
@@ -25,6 +26,7 @@ use tokio::task::JoinSet;
 
 use crate::heard::Heard;
 use crate::world::{Owned, World};
+use pods::PodWatch;
 use shelf::Versions;
 
 /// Label of everything that the operator makes.
@@ -47,6 +49,7 @@ pub(crate) struct Watched {
     slices: Shelf<PeerSlice>,
     nodes: Shelf<Node>,
     agents: Shelf<Pod>,
+    pods: PodWatch,
     heard: Arc<Mutex<Heard>>,
     deployments: Shelf<Deployment>,
     services: Shelf<Service>,
@@ -116,6 +119,7 @@ impl Watched {
                     ..How::default()
                 },
             ),
+            pods: PodWatch::new(client.clone(), Arc::clone(changed)),
             heard,
             slices: start.cluster(How::default()),
             nodes: start.cluster(How {
@@ -145,6 +149,11 @@ impl Watched {
         shelf.is_none_or(|shelf| shelf.has_reached(name, version))
     }
 
+    /// Whether all pods are to be watched, too. They count as unknown until they have been seen.
+    pub(crate) fn want_pods(&mut self, wanted: bool) {
+        self.pods.want(wanted);
+    }
+
     /// Puts everything into a look.
     pub(crate) fn fill(&self, world: &mut World) {
         world.meshes = self.meshes.objects();
@@ -153,6 +162,7 @@ impl Watched {
         world.mesh_nodes = self.mesh_nodes.objects();
         world.slices = self.slices.objects();
         world.nodes = self.nodes.objects();
+        world.pods = self.pods.seen();
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.begin(&world.mesh_nodes);
         world.heard = heard.clone();

@@ -1,6 +1,7 @@
 //! Everything that decisions are made from: what was observed, as plain data.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::{Invite, Mesh, MeshNode, Peer, PeerSlice};
@@ -39,6 +40,8 @@ pub struct World {
     pub slices: Vec<Arc<PeerSlice>>,
     /// Every Node.
     pub nodes: Vec<Arc<Node>>,
+    /// Where pods are; watched only while the plan asks for it.
+    pub pods: Pods,
     /// What says which ranges this cluster uses.
     pub networks: Vec<NetworkObject>,
     /// What there is in the operator's own namespace.
@@ -52,6 +55,18 @@ pub struct World {
     pub denied: BTreeMap<RelayUrl, u64>,
     /// Why relays have not taken the deny list that they were sent last. Forget it with the rest.
     pub undenied: BTreeMap<RelayUrl, DenyProblem>,
+}
+
+/// Where the pods of this cluster are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Pods {
+    /// They are not watched, or have not been seen yet.
+    #[default]
+    Unknown,
+    /// The operator may not see them.
+    Forbidden,
+    /// The name of the node of each address.
+    Known(Arc<BTreeMap<IpAddr, Arc<str>>>),
 }
 
 /// Why a relay has not taken a deny list.

@@ -135,13 +135,17 @@ impl Node {
 }
 
 /// The object that stands for a node, made before the node: its prefix is then known before anything starts.
-pub(super) fn object(network: &Network, number: u8) -> Result<Value> {
+pub(super) fn object(network: &Network, spec: &ClusterSpec, number: u8) -> Result<Value> {
     let pods = network.node_pods(number)?.to_string();
+    let spec = match spec.node_ranges {
+        true => json!({"podCIDR": pods, "podCIDRs": [pods]}),
+        false => json!({}),
+    };
     Ok(json!({
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": format!("{}-{number}", network.name)},
-        "spec": {"podCIDR": pods, "podCIDRs": [pods]},
+        "spec": spec,
     }))
 }
 

@@ -40,6 +40,8 @@ pub struct ClusterSpec {
     pub forward_drop: Option<Firewall>,
     /// How Services are served.
     pub proxy: Proxy,
+    /// Whether the objects of nodes say which range of pods each has, as it has all the same.
+    pub node_ranges: bool,
     /// The pods' range, a /16. Default: 10.(100 + n).0.0/16, n from 1 up in the lab.
     pub pods: Option<Ipv4Net>,
     /// The services' range. Default: 10.(200 + n).0.0/16.
@@ -58,6 +60,7 @@ impl ClusterSpec {
             masquerade: Masquerade::Nft,
             forward_drop: None,
             proxy: Proxy::Nftables,
+            node_ranges: true,
             pods: None,
             services: None,
             lan: None,
@@ -77,6 +80,15 @@ impl ClusterSpec {
     /// The same with another way to serve Services.
     pub fn proxy(self, proxy: Proxy) -> Self {
         Self { proxy, ..self }
+    }
+
+    /// The same, and nobody says which range of pods a node has: to all but its own network plugin pods have single
+    /// addresses.
+    pub fn without_node_ranges(self) -> Self {
+        Self {
+            node_ranges: false,
+            ..self
+        }
     }
 
     /// The same with nodes that drop what is forwarded.

@@ -1,24 +1,29 @@
 //! Relays that a cluster runs itself, and links that need no token.
 
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::product;
 use e2e::{Cluster, ClusterSpec, Firewall, Masquerade, Profile, Proxy, figure, wait_for};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use crate::scene::{A, B, Scene, TEST, as_strs, pod_on, pods_see_each_other};
+use crate::scene::{A, B, Scene, TEST, as_strs, pod_on, pods_see_each_other, seconds};
 use crate::turn;
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The router of A forwards one TCP port, so nobody can ask the relay for the own public address.
+/// The router of A forwards one TCP port, so nobody can ask the relay for the own public address. Nobody says which range of
+/// pods a node of B has.
 #[test]
 fn one_forwarded_port_is_enough_for_a_relayed_link() -> Result<()> {
     let _turn = turn();
     let specs = [
         ClusterSpec::new("a", Profile::PortRestricted),
-        ClusterSpec::new("b", Profile::PortRestricted),
+        ClusterSpec::new("b", Profile::PortRestricted)
+            .nodes(2)
+            .without_node_ranges(),
     ];
     let scene = Scene::new("nodeport", &specs)?;
     scene.a().forward_tcp(443, 1, 30443)?;
@@ -33,11 +38,11 @@ fn one_forwarded_port_is_enough_for_a_relayed_link() -> Result<()> {
     product::install(scene.a(), &as_strs(&values), None)?;
     product::await_ready(scene.a(), &["mesh", "default"], PATIENCE)?;
     let token = product::plugin(scene.a(), &["invite"])?;
-    let name = format!("mesh.clusterName={B}");
-    product::install(scene.b(), &[&name], Some(&token))?;
+    product::install(scene.b(), &as_strs(&scene.values(B)), Some(&token))?;
     let (pod, target) = (pod_on(scene.a(), 1)?.0, pod_on(scene.b(), 1)?.1);
     product::first_ping(scene.a(), (TEST, &pod), target, PATIENCE)?;
     pods_see_each_other(&scene)?;
+    pods_are_linked_one_by_one(&scene)?;
     for (cluster, peer) in [(scene.a(), B), (scene.b(), A)] {
         let row = product::await_peer(cluster, peer, PATIENCE, |row| {
             row.ready == "True" && row.path == "relay"
@@ -69,6 +74,68 @@ fn one_forwarded_port_is_enough_for_a_relayed_link() -> Result<()> {
         },
     )?;
     scene.finish()
+}
+
+/// Pods of every node of B, one that comes among them, and A's see each other's own addresses; so it stays with a gateway.
+fn pods_are_linked_one_by_one(scene: &Scene) -> Result<()> {
+    const NEW: &str = "new";
+    let (a, b) = (scene.a(), scene.b());
+    let (asking, own) = pod_on(a, 1)?;
+    let node = b.node(2)?.name();
+    let (old, target) = pod_on(b, 2)?;
+    product::first_ping(a, (TEST, &asking), target, PATIENCE)?;
+    let new: IpAddr = b.run(TEST, NEW, Some(node), &["echo"])?.parse()?;
+    let start = Instant::now();
+    product::first_ping(a, (TEST, &asking), new, PATIENCE)?;
+    product::first_ping(b, (TEST, NEW), own, PATIENCE)?;
+    seconds("a new pod is linked", start);
+    let took = start.elapsed();
+    ensure!(took <= Duration::from_secs(5), "linked after {took:?}");
+    let linked = [(old.as_str(), target.to_string()), (NEW, new.to_string())];
+    each_sees_the_other(a, (&asking, &own.to_string()), b, &linked)?;
+
+    let gateway = b.node(1)?.name();
+    b.kubectl(&["label", "node", gateway, "culvert.dev/gateway=true"])?;
+    let range = IpNet::from(b.pods());
+    wait_for(PATIENCE, "the gateway serves the range", || {
+        let served = prefixes(b, gateway)?;
+        ensure!(served == [range], "{served:?}");
+        Ok(())
+    })?;
+    each_sees_the_other(a, (&asking, &own.to_string()), b, &linked)?;
+    b.kubectl(&["-n", TEST, "delete", "pod", NEW, "--wait=true"])?;
+    wait_for(PATIENCE, "what is gone is not served", || {
+        let served = prefixes(b, node)?;
+        let serves = |address: IpAddr| served.iter().any(|prefix| prefix.contains(&address));
+        ensure!(serves(target) && !serves(new), "{served:?}");
+        Ok(())
+    })?;
+    let ranges = b.condition(&["mesh", "default"], "CIDRsResolved")?;
+    figure("ranges", format!("{ranges:?}"));
+    ensure!(ranges.0 == "True", "{ranges:?}");
+    Ok(())
+}
+
+/// What a node serves.
+fn prefixes(cluster: &Cluster, node: &str) -> Result<Vec<IpNet>> {
+    let node = cluster.get(&["meshnode", node])?;
+    Ok(serde_json::from_value(node["spec"]["prefixes"].clone())?)
+}
+
+/// A pod of `a` and pods of `b`, each given with its address, get each other's pages.
+fn each_sees_the_other(
+    a: &Cluster,
+    (asking, own): (&str, &str),
+    b: &Cluster,
+    others: &[(&str, String)],
+) -> Result<()> {
+    for (other, address) in others {
+        let page = a.fetch(TEST, asking, &format!("http://{address}:8080/"))?;
+        ensure!(page.contains(&format!("from={own}:")), "{page}");
+        let page = b.fetch(TEST, other, &format!("http://{own}:8080/"))?;
+        ensure!(page.contains(&format!("from={address}:")), "{page}");
+    }
+    Ok(())
 }
 
 /// Two Peers with public keys only, as they lie in a repository. A's node has a public address, and the only relay at it.

@@ -37,8 +37,8 @@ pub use config::{MeshConfig, PeerConfig, PeerNode, RelayConfig};
 pub use invite::{Audience, DEFAULT_TTL, Invite, InviteSpec, InviteStatus, Redeemed};
 pub use mesh::{Mesh, MeshSpec, MeshStatus, PortGuessing, PortMapping, Traversal};
 pub use mesh_node::{
-    AdmittedPeer, MAX_ADMITTED_PEERS, MAX_ADMITTED_RANGES, MAX_REPORTED_NODES, MAX_REPORTED_PEERS,
-    MeshNode, MeshNodeSpec, MeshNodeStatus, NatFound, NodePath, NodePeer,
+    AdmittedPeer, MAX_ADMITTED_PEERS, MAX_ADMITTED_RANGES, MAX_NODE_PREFIXES, MAX_REPORTED_NODES,
+    MAX_REPORTED_PEERS, MeshNode, MeshNodeSpec, MeshNodeStatus, NatFound, NodePath, NodePeer,
 };
 pub use peer::{NodeSpec, Peer, PeerSpec, PeerStatus, RefusedClaim};
 pub use peer_slice::{MAX_SLICE_NODES, PeerSlice, PeerSliceSpec, PeerSliceStatus};

@@ -18,6 +18,8 @@ use crate::status::{Filtering, Mapping, PathKind, Reason};
 pub const MAX_ADMITTED_PEERS: usize = 256;
 /// Ranges of all of them together, so that a `MeshNode` stays small.
 pub const MAX_ADMITTED_RANGES: usize = 4096;
+/// Prefixes that one node may serve.
+pub const MAX_NODE_PREFIXES: usize = 256;
 /// Peers in the status of a node: as many as may be in force.
 pub const MAX_REPORTED_PEERS: usize = MAX_ADMITTED_PEERS;
 /// Nodes of one peer in the status of a node.
@@ -64,9 +66,9 @@ pub const MAX_REPORTED_NODES: usize = 64;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct MeshNodeSpec {
-    /// Prefixes that this node serves.
+    /// Prefixes that this node serves: its range, or where nodes have none the addresses of its pods.
     #[serde(default)]
-    #[schemars(length(max = 64), inner(length(max = 49), regex(pattern = CIDR)))]
+    #[schemars(length(max = 256), inner(length(max = 49), regex(pattern = CIDR)))]
     pub prefixes: Vec<String>,
     /// Ranges of the whole cluster, which no peer may have on this node.
     #[serde(default)]

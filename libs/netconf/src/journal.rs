@@ -87,13 +87,15 @@ impl Journal {
         Ok(())
     }
 
-    /// Adds prefixes to those held, up to a limit.
+    /// Adds prefixes to those held, up to a limit. One that lies in another is held by that: pods' own addresses come and go,
+    /// and would fill the journal.
     pub(crate) fn hold(&mut self, prefixes: &[IpNet]) {
         let room = MAX_HELD.saturating_sub(self.entries.held.len());
+        let held = |net: &IpNet| covers(&self.entries.held, *net);
         let fresh: Vec<_> = prefixes
             .iter()
             .map(IpNet::trunc)
-            .filter(|net| !self.entries.held.contains(net))
+            .filter(|net| !held(net))
             .take(room)
             .collect();
         self.entries.held.extend(fresh);
@@ -110,6 +112,12 @@ impl Journal {
             }),
         }
     }
+}
+
+/// Whether one of the nets holds all of this one.
+fn covers(nets: &BTreeSet<IpNet>, net: IpNet) -> bool {
+    let mut wider = std::iter::successors(Some(net), IpNet::supernet);
+    wider.any(|wider| nets.contains(&wider))
 }
 
 fn read(path: &Path) -> Result<Option<Entries>, JournalError> {
@@ -206,6 +214,26 @@ mod tests {
         journal.save().expect("saves");
         let other = Journal::open(path, &Names::default()).expect("opens");
         assert!(other.entries.sysctls.is_empty());
+    }
+
+    #[test]
+    fn what_lies_in_a_held_prefix_takes_no_memory() {
+        let folder = folder();
+        let mut journal =
+            Journal::open(folder.path().join("journal.json"), &Names::default()).expect("opens");
+        let nets = |texts: &[&str]| -> Vec<IpNet> {
+            let parse = |text: &&str| text.parse().expect("prefix");
+            texts.iter().map(parse).collect()
+        };
+        journal.hold(&nets(&["10.2.0.0/16", "fd00:2::/48"]));
+        journal.hold(&nets(&[
+            "10.2.7.9/32",
+            "10.2.0.0/16",
+            "fd00:2::7/128",
+            "10.3.0.1/32",
+        ]));
+        let held: Vec<IpNet> = journal.entries.held.iter().copied().collect();
+        assert_eq!(held, nets(&["10.2.0.0/16", "10.3.0.1/32", "fd00:2::/48"]));
     }
 
     #[test]

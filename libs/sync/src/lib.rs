@@ -25,9 +25,9 @@ pub use join::{
     JoinAnswer, JoinError, JoinOffer, JoinRequest, JoinTiming, Refused, RefusedCode, Welcome, join,
 };
 pub use message::{
-    CloseReason, ClusterName, DecodeError, Delta, Hello, MAX_MESSAGE, MAX_NODES, MAX_PREFIXES,
-    MAX_STATEMENT, Message, MessageBuffer, NameError, NodeName, NodeRecord, RecordError, Records,
-    Refusal, StatePart, TooMuch, VERSION,
+    CloseReason, ClusterName, DecodeError, Delta, Hello, MAX_MESSAGE, MAX_NODE_PREFIXES, MAX_NODES,
+    MAX_PREFIXES, MAX_STATEMENT, Message, MessageBuffer, NameError, NodeName, NodeRecord,
+    RecordError, Records, Refusal, StatePart, TooMuch, VERSION,
 };
 pub use quic::SetupError;
 pub use session::{Arbiter, Dialler, Event, Limits, Session, SessionError, Verdict};

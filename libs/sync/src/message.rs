@@ -22,7 +22,9 @@ mod wire;
 
 pub use buffer::MessageBuffer;
 pub use name::{ClusterName, NameError, NodeName};
-pub use record::{MAX_NODES, MAX_PREFIXES, NodeRecord, RecordError, Records, Refusal, TooMuch};
+pub use record::{
+    MAX_NODE_PREFIXES, MAX_NODES, MAX_PREFIXES, NodeRecord, RecordError, Records, Refusal, TooMuch,
+};
 pub use statement::MAX_STATEMENT;
 pub use wire::DecodeError;
 

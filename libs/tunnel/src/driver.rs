@@ -296,16 +296,15 @@ impl Driver {
     /// Swaps the snapshot that the data threads read, keeping the sessions of nodes that stay and no others.
     fn publish(&self, wanted: &Wanted) {
         let old = self.shared.directory.load_full();
-        let mut new = Directory {
-            local: wanted.local.clone(),
-            ..Directory::default()
-        };
+        let mut new = Directory::default();
+        for prefix in &wanted.local {
+            new.local.insert(*prefix, ());
+        }
         for node in &wanted.nodes {
             let peer = old
                 .by_key
                 .get(&node.key)
                 .map_or_else(|| self.new_peer(&old, &new, node), Arc::clone);
-            peer.prefixes.store(Arc::new(node.prefixes.clone()));
             new.by_index.insert(peer.index, Arc::clone(&peer));
             new.by_key.insert(node.key, peer);
         }
@@ -331,7 +330,7 @@ impl Driver {
                 break index;
             }
         };
-        Arc::new(Peer::new(node.key, index, node.prefixes.clone()))
+        Arc::new(Peer::new(node.key, index))
     }
 
     fn network_changed(&mut self, now: Instant) {

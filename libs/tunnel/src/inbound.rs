@@ -13,7 +13,6 @@ use traversal::control::Control;
 use traversal::{Path, stun};
 
 use crate::batch::Batch;
-use crate::outbound::serves;
 use crate::packet::{ECN_CE, Header, clamp_mss, mark_congestion};
 use crate::peer::{Peer, PeerState, Route, send_message};
 use crate::relay_link::RelayLink;
@@ -194,10 +193,11 @@ impl<'a> Inbound<'a> {
         let Some(header) = Header::parse(packet) else {
             return count(&self.shared.drops.malformed);
         };
-        if !peer.owns(header.source) {
+        let owner = self.directory.owner(header.source);
+        if owner.is_none_or(|owner| owner.key != peer.key) {
             return count(&self.shared.drops.foreign_source);
         }
-        if !serves(&self.directory.local, header.destination) {
+        if !self.directory.serves(header.destination) {
             return count(&self.shared.drops.foreign_destination);
         }
         if ecn == ECN_CE && !mark_congestion(packet) {

@@ -1,7 +1,6 @@
 //! The thread from the TUN device to the network.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -176,11 +175,11 @@ fn route(
         count(&shared.drops.malformed);
         return None;
     };
-    let Some(peer) = directory.table.lookup(header.destination) else {
+    let Some(peer) = directory.owner(header.destination) else {
         count(&shared.drops.no_route);
         return None;
     };
-    if !serves(&directory.local, header.source) {
+    if !directory.serves(header.source) {
         count(&shared.drops.foreign_source);
         tracing::trace!(source = %header.source, "source is not this node's to use");
         return None;
@@ -191,9 +190,4 @@ fn route(
         return None;
     }
     Some((header, Arc::clone(peer)))
-}
-
-/// Whether `address` lies in what this node serves.
-pub(crate) fn serves(local: &[ipnet::IpNet], address: IpAddr) -> bool {
-    local.iter().any(|prefix| prefix.contains(&address))
 }

@@ -1,14 +1,12 @@
 //! One remote node as the data path sees it: sessions, the path data takes, and what waits for either.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwap;
 use derp::NodeKey;
-use ipnet::IpNet;
 use traversal::Path;
 use traversal::control::Control;
 
@@ -29,8 +27,6 @@ pub(crate) struct Peer {
     pub(crate) key: NodeKey,
     /// Names this peer in the receiver index of its sessions; below 2^24.
     pub(crate) index: u32,
-    /// Inner sources it may use, and inner destinations it serves.
-    pub(crate) prefixes: ArcSwap<Vec<IpNet>>,
     pub(crate) counters: Counters,
     /// Set while packets wait for a session, so that the driver hears of it once.
     pub(crate) wanted: AtomicBool,
@@ -102,11 +98,10 @@ pub(crate) struct Outcome {
 }
 
 impl Peer {
-    pub(crate) fn new(key: NodeKey, index: u32, prefixes: Vec<IpNet>) -> Self {
+    pub(crate) fn new(key: NodeKey, index: u32) -> Self {
         Self {
             key,
             index,
-            prefixes: ArcSwap::from_pointee(prefixes),
             counters: Counters::default(),
             wanted: AtomicBool::new(false),
             state: Mutex::new(PeerState::new()),
@@ -116,14 +111,6 @@ impl Peer {
     /// Takes the lock. A thread that panicked under it leaves sessions that at worst fail to authenticate.
     pub(crate) fn lock(&self) -> MutexGuard<'_, PeerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether `address` may be the inner source of a packet from this peer.
-    pub(crate) fn owns(&self, address: IpAddr) -> bool {
-        self.prefixes
-            .load()
-            .iter()
-            .any(|prefix| prefix.contains(&address))
     }
 
     /// Sends packets on the current path, in order, or stages them until there is one.
@@ -414,7 +401,7 @@ mod tests {
     fn peer() -> (Peer, Sockets) {
         let key = derp::NodeSecret::from_bytes([7; 32]).public();
         let sockets = Sockets::bind(0, true).unwrap();
-        (Peer::new(key, 1, Vec::new()), sockets)
+        (Peer::new(key, 1), sockets)
     }
 
     fn send(peer: &Peer, sockets: &Sockets) -> Outcome {

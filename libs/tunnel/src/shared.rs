@@ -1,14 +1,13 @@
 //! What the data threads and the driver share: snapshots that are swapped whole, never per packet.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use derp::NodeKey;
-use ipnet::IpNet;
 use tokio::sync::mpsc;
 use traversal::Path;
 use traversal::control::Control;
@@ -57,7 +56,20 @@ pub(crate) struct Directory {
     pub(crate) by_key: HashMap<NodeKey, Arc<Peer>>,
     pub(crate) by_index: HashMap<u32, Arc<Peer>>,
     pub(crate) table: PrefixTable<Arc<Peer>>,
-    pub(crate) local: Vec<IpNet>,
+    pub(crate) local: PrefixTable<()>,
+}
+
+impl Directory {
+    /// The remote node that serves `address`, and alone may send from it: where the prefixes of several hold it, the one
+    /// with the most specific.
+    pub(crate) fn owner(&self, address: IpAddr) -> Option<&Arc<Peer>> {
+        self.table.lookup(address)
+    }
+
+    /// Whether `address` lies in what this node serves.
+    pub(crate) fn serves(&self, address: IpAddr) -> bool {
+        self.local.lookup(address).is_some()
+    }
 }
 
 /// Packets and datagrams that went nowhere, by cause.
@@ -223,4 +235,37 @@ impl Shared {
 /// Adds one to a counter.
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(index: u8) -> Arc<Peer> {
+        let key = derp::NodeSecret::from_bytes([index; 32]).public();
+        Arc::new(Peer::new(key, u32::from(index)))
+    }
+
+    #[test]
+    fn an_address_of_a_node_is_not_the_gateways() {
+        let (gateway, node) = (peer(1), peer(2));
+        let mut directory = Directory::default();
+        let prefixes = [("10.2.0.0/16", &gateway), ("10.2.7.9/32", &node)];
+        for (prefix, peer) in prefixes {
+            let prefix = prefix.parse().expect("prefix");
+            directory.table.insert(prefix, Arc::clone(peer));
+        }
+        directory
+            .local
+            .insert("10.1.0.7/32".parse().expect("prefix"), ());
+        let owner = |address: &str| {
+            let owner = directory.owner(address.parse().expect("address"));
+            owner.map(|peer| peer.index)
+        };
+        assert_eq!(owner("10.2.7.9"), Some(2));
+        assert_eq!(owner("10.2.7.8"), Some(1));
+        assert_eq!(owner("10.3.0.1"), None);
+        assert!(directory.serves([10, 1, 0, 7].into()));
+        assert!(!directory.serves([10, 1, 0, 8].into()));
+    }
 }

@@ -410,6 +410,7 @@ fn empty() -> World {
         heard: crate::heard::Heard::default(),
         slices: Vec::new(),
         nodes: Vec::new(),
+        pods: crate::world::Pods::Unknown,
         networks: Vec::new(),
         owned: Owned::default(),
         sync: SyncView {

@@ -7,9 +7,10 @@ mod probes;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use api::{AdmittedPeer, ExternalRelay, MeshNode, MeshNodeSpec, is_true};
+use api::{AdmittedPeer, ExternalRelay, MAX_NODE_PREFIXES, MeshNode, MeshNodeSpec, is_true};
 use derp::NodeKey;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -19,21 +20,20 @@ use sync::{NodeName, NodeRecord, Records};
 use super::discovery::texts;
 use super::draft::{Draft, find};
 use super::ground::Ground;
-use super::names;
+use super::names::{self, GATEWAY_LABEL};
 use super::passes::{Passes, relay_pass};
 use super::peers::Verdict;
 use super::relays::Site;
 use crate::action::Kind;
-use crate::world::World;
+use crate::world::{Pods, World};
 
 pub(crate) use count::{Count, count, finding};
 
 /// Most reserved ranges.
 const MAX_RESERVED: usize = 320;
-/// Most prefixes of a node.
-const MAX_PREFIXES: usize = 64;
-const NOTHING_SERVED: &str = "no range is known to belong to one node, so no pod is linked; label a node \
-    culvert.dev/gateway=true to link the pods on it";
+const UNSEEN: &str = "no Node has a range of its own, and the operator has not seen the pods yet";
+const FORBIDDEN: &str = "no Node has a range of its own, and the operator may not see which pods it has; \
+    set operator.watchPods in the chart's values";
 
 /// Sees to the `MeshNodes`: one per Node.
 pub(crate) fn write(
@@ -51,7 +51,7 @@ pub(crate) fn write(
         let name = node.name_any();
         let found = find(&ground.world.mesh_nodes, &name);
         let mut served = texts(prefixes.get(&name).map_or(&[], Vec::as_slice));
-        served.truncate(MAX_PREFIXES);
+        served.truncate(MAX_NODE_PREFIXES);
         let spec = MeshNodeSpec {
             prefixes: served,
             reserved: texts(&reserved),
@@ -71,28 +71,73 @@ pub(crate) fn write(
     }
 }
 
+/// Whether it has to be known where pods are: no node has a range of its own.
+pub(crate) fn needs_pods(ground: Ground<'_>) -> bool {
+    somebody_should_serve(ground) && !prefixes::are_given(ground)
+}
+
 /// Why nodes do not serve what they should: a reason, and the same for people.
 pub(crate) fn unserved(ground: Ground<'_>) -> Option<(&'static str, String)> {
     let prefixes = prefixes::of_nodes(ground);
-    if let Some((node, prefixes)) = prefixes.iter().find(|(_, all)| all.len() > MAX_PREFIXES) {
-        let count = prefixes.len();
+    let mut served = prefixes.iter();
+    if let Some((node, all)) = served.find(|(_, all)| all.len() > MAX_NODE_PREFIXES) {
+        let (count, advice) = (all.len(), too_many(ground));
         let message = format!(
-            "node {node} should serve {count} prefixes and serves the first {MAX_PREFIXES}; give it fewer, larger ones"
+            "node {node} should serve {count} prefixes and serves the first {MAX_NODE_PREFIXES}; {advice}"
         );
         return Some(("TooManyPrefixes", message));
     }
     let nobody = prefixes.values().all(Vec::is_empty);
-    let somebody_should = !ground.ranges.pods.is_empty() && present(ground.world).next().is_some();
-    (nobody && somebody_should).then(|| ("NothingServed", NOTHING_SERVED.to_owned()))
+    if !nobody || !somebody_should_serve(ground) {
+        return None;
+    }
+    let message = match &ground.world.pods {
+        Pods::Unknown => UNSEEN.to_owned(),
+        Pods::Forbidden => {
+            format!("{FORBIDDEN}, or label a node {GATEWAY_LABEL}=true to link the pods on it")
+        }
+        // A cluster without pods is as it should be.
+        Pods::Known(_) => prefixes::stray(ground).map(stray_message)?,
+    };
+    Some(("NothingServed", message))
 }
 
-/// Nodes that serve nothing though others do, for people: the pods there are not linked.
+/// Whose pods are not linked though others are, for people.
 pub(crate) fn left_out(ground: Ground<'_>) -> Option<String> {
-    let without = prefixes::without(ground);
-    (!without.is_empty()).then(|| {
-        let nodes = count::named(&without);
-        format!("no range is known to belong to {nodes}: the pods there are not linked")
-    })
+    if !needs_pods(ground) {
+        let without = prefixes::without(ground);
+        return (!without.is_empty()).then(|| {
+            let nodes = count::named(&without);
+            format!("no range is known to belong to {nodes}: the pods there are not linked")
+        });
+    }
+    match &ground.world.pods {
+        Pods::Unknown => Some(UNSEEN.to_owned()),
+        Pods::Forbidden => {
+            let gateway = prefixes::gateway(ground)?;
+            Some(format!("only pods on {gateway} are linked: {FORBIDDEN}"))
+        }
+        Pods::Known(_) => prefixes::stray(ground).map(stray_message),
+    }
+}
+
+fn somebody_should_serve(ground: Ground<'_>) -> bool {
+    !ground.ranges.pods.is_empty() && present(ground.world).next().is_some()
+}
+
+fn too_many(ground: Ground<'_>) -> &'static str {
+    if needs_pods(ground) {
+        "the pods at the others are not linked: run fewer pods there, or take a network plugin that gives nodes ranges"
+    } else {
+        "give it fewer, larger ones"
+    }
+}
+
+fn stray_message((address, node): (IpAddr, &str)) -> String {
+    format!(
+        "pods whose addresses lie outside the ranges of this cluster, such as {address} on {node}, are not linked; \
+        correct spec.podCIDRs if they should be"
+    )
 }
 
 /// Deletes all `MeshNodes`.

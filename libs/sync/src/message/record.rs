@@ -10,8 +10,10 @@ use thiserror::Error;
 
 use super::name::{NameError, NodeName};
 
-/// Prefixes of one node.
+/// Ranges of one cluster.
 pub const MAX_PREFIXES: usize = 64;
+/// Prefixes of one node, which may be the addresses of its pods.
+pub const MAX_NODE_PREFIXES: usize = 256;
 /// Nodes of one cluster.
 pub const MAX_NODES: usize = 8192;
 /// Text of a name that is repeated when its record is refused.
@@ -41,7 +43,7 @@ pub enum RecordError {
         index: usize,
     },
     /// Too many of them.
-    #[error("more than {MAX_PREFIXES} prefixes")]
+    #[error("more than {MAX_NODE_PREFIXES} prefixes")]
     Prefixes,
 }
 
@@ -79,14 +81,14 @@ impl NodeRecord {
     /// A node. `generation` counts the changes of whatever it is made from.
     ///
     /// # Errors
-    /// [`RecordError::Prefixes`] for more than [`MAX_PREFIXES`].
+    /// [`RecordError::Prefixes`] for more than [`MAX_NODE_PREFIXES`].
     pub fn new(
         public_key: NodeKey,
         home_relay: Option<RelayUrl>,
         prefixes: Vec<IpNet>,
         generation: u64,
     ) -> Result<Self, RecordError> {
-        if prefixes.len() > MAX_PREFIXES {
+        if prefixes.len() > MAX_NODE_PREFIXES {
             return Err(RecordError::Prefixes);
         }
         Ok(Self {
@@ -233,7 +235,7 @@ mod tests {
     fn the_weight_of_nodes_is_bounded_and_kept() {
         let mut records = Records::default();
         let taken = (0..MAX_NODES)
-            .take_while(|number| records.insert(name(*number), record(MAX_PREFIXES)).is_ok())
+            .take_while(|number| records.insert(name(*number), record(64)).is_ok())
             .count();
         assert!((5000..MAX_NODES).contains(&taken), "{taken}");
         for number in 0..taken {
@@ -245,7 +247,7 @@ mod tests {
     #[test]
     fn the_number_of_prefixes_is_bounded() {
         let key = NodeSecret::from_bytes([9; 32]).public();
-        let prefixes = vec!["10.0.0.0/24".parse().unwrap(); MAX_PREFIXES + 1];
+        let prefixes = vec!["10.0.0.0/24".parse().unwrap(); MAX_NODE_PREFIXES + 1];
         assert_eq!(
             NodeRecord::new(key, None, prefixes, 1),
             Err(RecordError::Prefixes)

@@ -126,7 +126,7 @@ fn a_bad_record_harms_no_other_and_voids_what_was_said_of_it() {
             {{"name": "relay", "publicKey": "{good}", "homeRelay": "file:///etc"}},
             {{"name": "prefix", "publicKey": "{good}", "prefixes": ["10.0.0.0/8", "10.0.0.0/33"]}},
             {{"name": "many", "publicKey": "{good}", "prefixes": [{}]}}]}}}}"#,
-        ["\"10.0.0.0/8\""; MAX_PREFIXES + 1].join(",")
+        ["\"10.0.0.0/8\""; MAX_NODE_PREFIXES + 1].join(",")
     );
     let Message::Delta(delta) = decode(&text).unwrap() else {
         panic!("not a delta")
@@ -204,7 +204,7 @@ fn any_node() -> impl Strategy<Value = (NodeName, Arc<NodeRecord>)> {
     let relay = proptest::option::of(
         "https?://[a-z][a-z0-9]{0,60}(\\.[a-z]{1,60}){0,3}(:[1-9][0-9]{0,3})?",
     );
-    let prefixes = prop::collection::vec(prefix, 0..=MAX_PREFIXES);
+    let prefixes = prop::collection::vec(prefix, 0..=MAX_NODE_PREFIXES);
     (
         "[a-z0-9]{1,63}(\\.[a-z0-9]{1,60}){0,3}",
         1_u8..,

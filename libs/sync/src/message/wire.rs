@@ -8,7 +8,7 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-use super::record::{MAX_PREFIXES, NodeRecord, RecordError, Refusal};
+use super::record::{MAX_NODE_PREFIXES, NodeRecord, RecordError, Refusal};
 use super::{Delta, Hello, MAX_LIST, Message, NameError, NodeName, StatePart, is_statement};
 
 /// What the records of one message may take; the rest is room for what is around them.
@@ -274,7 +274,7 @@ impl NodeIn {
         let key = self.public_key.parse().map_err(RecordError::Key)?;
         let relay = self.home_relay.as_deref().map(str::parse);
         let relay = relay.transpose().map_err(RecordError::Relay)?;
-        if self.prefixes.0.len() > MAX_PREFIXES {
+        if self.prefixes.0.len() > MAX_NODE_PREFIXES {
             return Err(RecordError::Prefixes);
         }
         let prefixes = self

@@ -439,7 +439,7 @@ mod tests {
     fn live(now: Instant, order: &Order) -> (Live, Identity, Sockets) {
         let secret = NodeSecret::from_bytes([7; 32]);
         let sockets = Sockets::bind(0, true).unwrap();
-        let peer = Arc::new(Peer::new(secret.public(), 1, Vec::new()));
+        let peer = Arc::new(Peer::new(secret.public(), 1));
         let entropy = Box::new(Zeros);
         let live = Live::new(
             peer,

@@ -10,6 +10,7 @@ use crate::plan::draft::find;
 use crate::plan::fixture::{Fixture, key, secret, up};
 use crate::plan::plan;
 use crate::plan::tests::linked;
+use crate::world::Pods;
 
 fn node<'a>(fixture: &'a Fixture, name: &str) -> &'a MeshNode {
     find(&fixture.world.mesh_nodes, name).expect("a MeshNode")
@@ -186,16 +187,123 @@ fn whose_pods_are_not_linked_is_told() {
         Arc::make_mut(node).spec = None;
     }
     fixture.settle();
-    let (resolved, reason, message) = found(&fixture);
+    let nothing = |fixture: &Fixture, why: &str| {
+        let (resolved, reason, message) = found(fixture);
+        assert!(
+            !resolved && reason == "NothingServed",
+            "{reason}: {message}"
+        );
+        assert!(message.contains(why), "{message}");
+    };
+    let (resolved, _, message) = found(&fixture);
     assert!(
-        !resolved && reason == "NothingServed",
-        "{reason}: {message}"
+        resolved && message.contains("not seen the pods yet"),
+        "{message}"
     );
-    let gateway = Arc::make_mut(&mut fixture.world.nodes[0]);
-    gateway.metadata.labels = Some([("culvert.dev/gateway".to_owned(), "true".to_owned())].into());
+    fixture.world.pods = Pods::Known(Arc::default());
+    fixture.settle();
+    assert!(found(&fixture).0, "there are none");
+    fixture.world.pods = Pods::Unknown;
+    fixture.settle();
+    nothing(&fixture, "not seen the pods yet");
+    fixture.world.pods = Pods::Forbidden;
+    fixture.settle();
+    nothing(&fixture, "operator.watchPods");
+    gateway(&mut fixture, 0);
     fixture.settle();
     let (resolved, _, message) = found(&fixture);
-    assert!(resolved && message.contains("not linked"), "{message}");
+    assert!(
+        resolved && message.contains("only pods on n1 are linked"),
+        "{message}"
+    );
+    pods(&mut fixture, &[("10.1.0.5", "n2")]);
+    fixture.settle();
+    let (resolved, _, message) = found(&fixture);
+    assert!(resolved && !message.contains("not linked"), "{message}");
+    pods(
+        &mut fixture,
+        &[("10.1.0.5", "n2"), ("10.9.0.5", "bare"), ("fd01::5", "n1")],
+    );
+    fixture.settle();
+    let (resolved, _, message) = found(&fixture);
+    assert!(
+        resolved && message.contains("such as 10.9.0.5 on bare"),
+        "{message}"
+    );
+}
+
+#[test]
+fn nodes_without_ranges_serve_the_addresses_of_their_pods() {
+    let mut fixture = linked();
+    assert!(!plan(&fixture.world).watch_pods, "they have ranges");
+    for node in &mut fixture.world.nodes {
+        Arc::make_mut(node).spec = None;
+    }
+    fixture.settle();
+    assert!(plan(&fixture.world).watch_pods);
+    pods(
+        &mut fixture,
+        &[
+            ("10.1.0.9", "n2"),
+            ("10.1.0.4", "n1"),
+            ("10.1.0.5", "n1"),
+            ("10.9.0.1", "n1"),
+            ("10.1.0.7", "gone"),
+        ],
+    );
+    fixture.settle();
+    assert_eq!(node(&fixture, "n1").spec.prefixes, ["10.1.0.4/31"]);
+    assert_eq!(node(&fixture, "n2").spec.prefixes, ["10.1.0.9/32"]);
+    let records = plan(&fixture.world).sync.expect("conversations").records;
+    let told = records.find("n1").expect("told").prefixes();
+    assert_eq!(crate::plan::discovery::texts(told), ["10.1.0.4/31"]);
+
+    let before = node(&fixture, "n1").metadata.resource_version.clone();
+    fixture.world.pods = Pods::Unknown;
+    fixture.settle();
+    let after = &node(&fixture, "n1").metadata.resource_version;
+    assert_eq!(
+        after, &before,
+        "a new operator takes nothing back before it has seen the pods"
+    );
+
+    pods(&mut fixture, &[("10.1.0.5", "n2"), ("10.1.0.9", "n2")]);
+    fixture.settle();
+    assert!(node(&fixture, "n1").spec.prefixes.is_empty());
+    let moved = &node(&fixture, "n2").spec.prefixes;
+    assert_eq!(moved, &["10.1.0.5/32", "10.1.0.9/32"]);
+}
+
+#[test]
+fn a_gateway_serves_the_ranges_besides_the_addresses_of_the_others() {
+    let mut fixture = linked();
+    for node in &mut fixture.world.nodes {
+        Arc::make_mut(node).spec = None;
+    }
+    gateway(&mut fixture, 0);
+    pods(&mut fixture, &[("10.1.0.4", "n1"), ("10.1.0.9", "n2")]);
+    fixture.settle();
+    assert_eq!(node(&fixture, "n1").spec.prefixes, ["10.1.0.0/16"]);
+    assert_eq!(node(&fixture, "n2").spec.prefixes, ["10.1.0.9/32"]);
+    fixture.world.pods = Pods::Unknown;
+    Arc::make_mut(&mut fixture.world.nodes[0]).metadata.labels = None;
+    gateway(&mut fixture, 1);
+    fixture.settle();
+    assert!(node(&fixture, "n1").spec.prefixes.is_empty(), "not two");
+    assert_eq!(node(&fixture, "n2").spec.prefixes, ["10.1.0.0/16"]);
+}
+
+fn pods(fixture: &mut Fixture, at: &[(&str, &str)]) {
+    let pair = |(address, node): &(&str, &str)| {
+        let address = address.parse().expect("an address");
+        (address, Arc::from(*node))
+    };
+    fixture.world.pods = Pods::Known(Arc::new(at.iter().map(pair).collect()));
+}
+
+fn gateway(fixture: &mut Fixture, index: usize) {
+    let node = Arc::make_mut(&mut fixture.world.nodes[index]);
+    node.metadata.labels = Some([("culvert.dev/gateway".to_owned(), "true".to_owned())].into());
 }
 
 /// Lets an agent say that it is there, at a time of its own.
@@ -321,18 +429,18 @@ fn two_nodes_with_one_key_are_named() {
 #[test]
 fn what_a_node_cannot_serve_is_told() {
     let mut fixture = Fixture::new();
-    let many: Vec<String> = (0..65)
-        .map(|number| format!("10.1.{number}.0/24"))
+    let many: Vec<String> = (0..257)
+        .map(|number| format!("10.1.{}.{}/32", number / 100, 2 * (number % 100)))
         .collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     fixture.node("n3", &many);
     fixture.settle();
-    assert_eq!(node(&fixture, "n3").spec.prefixes.len(), 64);
+    assert_eq!(node(&fixture, "n3").spec.prefixes.len(), 256);
     let conditions = fixture.mesh_status().conditions;
     let found = api::find_condition(&conditions, "CIDRsResolved").expect("there");
     assert_eq!(found.reason, "TooManyPrefixes");
     assert!(
-        found.message.contains("n3 should serve 65"),
+        found.message.contains("n3 should serve 257"),
         "{}",
         found.message
     );

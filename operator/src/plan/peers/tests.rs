@@ -223,6 +223,47 @@ fn a_home_relay_counts_only_if_it_is_known_here() {
     assert_eq!(homes, [Some("https://r.example"), None]);
 }
 
+#[test]
+fn addresses_of_pods_may_lie_in_the_range_of_another_node() {
+    let mut fixture = linked();
+    let nodes: &[(&str, u8, &[&str])] = &[
+        ("a", 20, &["10.2.3.4/32", "10.2.3.6/31"]),
+        ("b", 21, &["10.2.3.4/32", "10.2.3.9/32"]),
+        ("gateway", 22, &["10.2.0.0/16"]),
+    ];
+    fixture.view(secret(2).identity(), up("tokyo", nodes));
+    fixture.settle();
+    let slices = fixture.world.slices.iter();
+    let nodes: Vec<_> = slices.flat_map(|slice| &slice.spec.nodes).collect();
+    let served: Vec<_> = nodes.iter().map(|node| node.prefixes.as_slice()).collect();
+    assert_eq!(
+        served,
+        [
+            &["10.2.3.4/32".to_owned(), "10.2.3.6/31".to_owned()][..],
+            &["10.2.3.9/32".to_owned()],
+            &["10.2.0.0/16".to_owned()],
+        ]
+    );
+}
+
+/// The API server's store takes 1.5 MiB at a time, and keeps who owns which field with the object.
+#[test]
+fn a_full_slice_has_room() {
+    let prefix = "fd00:1234:5678:9abc:def0:1234:5678:9abc/128".to_owned();
+    let node = |number: usize| api::NodeSpec {
+        name: format!("{number:0>253}"),
+        public_key: key(1).to_string(),
+        home_relay: Some("h".repeat(300)),
+        prefixes: vec![prefix.clone(); api::MAX_NODE_PREFIXES],
+    };
+    let spec = api::PeerSliceSpec {
+        peer: "p".repeat(253),
+        nodes: (0..api::MAX_SLICE_NODES).map(node).collect(),
+    };
+    let bytes = serde_json::to_vec(&spec).expect("JSON").len();
+    assert!(bytes < (3 << 19) - (64 << 10), "{bytes}");
+}
+
 fn many(count: usize) -> sync::PeerView {
     let mut view = up("tokyo", &[]);
     let mut records = sync::Records::default();
