@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use e2e::product::{self, NAMESPACE};
-use e2e::{ClusterSpec, Profile, exec, wait_for};
+use e2e::{Cluster, ClusterSpec, Profile, exec, wait_for};
 
 use crate::scene::{A, B, Pinger, Scene, TEST, as_strs, pod, pod_on, pods_see_each_other, seconds};
 use crate::turn;
@@ -226,22 +226,31 @@ fn node_reboots(scene: &mut Scene) -> Result<()> {
 
 fn peer_is_deleted(scene: &Scene) -> Result<()> {
     let (a, b) = (scene.a(), scene.b());
-    let ((from, _), (_, target)) = (pod_on(a, 1)?, pod_on(b, 1)?);
-    let target = format!("{target}:8080");
     let start = Instant::now();
     a.kubectl(&["delete", "peer", B, "--timeout=10s"])?;
-    wait_for(CHANGE, "the peer is out of reach", || {
-        let words = ["/podtool", "udp", "-t", "1", "-n", "1", &target];
-        match a.exec(TEST, &from, &words) {
-            Ok(answer) => Err(answer),
-            Err(_) => Ok(()),
-        }
-    })
-    .map_err(|error| error.context("a deleted peer answers"))?;
+    for node in [1, 2] {
+        out_of_reach((a, node), (b, 1), start + CHANGE)?;
+    }
     seconds("a deleted peer is out of reach", start);
+    out_of_reach((b, 1), (a, 1), start + CHANGE)?;
     let left = Duration::from_secs(15).saturating_sub(start.elapsed());
     let row = product::await_peer(b, A, left, |row| row.ready == "False")?;
     seconds("the other side shows it", start);
     e2e::figure("why", row.message);
     Ok(())
+}
+
+/// Waits until a node's pod gets no answer from another's any more.
+fn out_of_reach(from: (&Cluster, u8), to: (&Cluster, u8), until: Instant) -> Result<()> {
+    let ((pod, _), (_, target)) = (pod_on(from.0, from.1)?, pod_on(to.0, to.1)?);
+    let target = format!("{target}:8080");
+    let left = until.saturating_duration_since(Instant::now());
+    wait_for(left, &format!("{pod} does not reach {target}"), || {
+        let words = ["/podtool", "udp", "-t", "1", "-n", "1", &target];
+        match from.0.exec(TEST, &pod, &words) {
+            Ok(answer) => Err(answer),
+            Err(_) => Ok(()),
+        }
+    })
+    .map_err(|error| error.context("a deleted peer answers"))
 }

@@ -33,7 +33,7 @@ fn three_commands_link_two_clusters() -> Result<()> {
     ensure!(ready.elapsed() <= Duration::from_secs(10), "too late");
     let linked = Instant::now();
     let node = scene.a().node(1)?.name();
-    wait_for(Duration::from_secs(10), "the pair is direct", || {
+    wait_for(Duration::from_secs(5), "the pair is direct", || {
         let paths = product::paths(scene.a(), node, B)?;
         ensure!(
             paths.iter().any(|(_, path, _)| path == "direct"),

@@ -78,7 +78,7 @@ pub struct Records {
 }
 
 impl NodeRecord {
-    /// A node. `generation` counts the changes of whatever it is made from.
+    /// A node. `generation` counts what its sender wants counted; records are compared by what is in them.
     ///
     /// # Errors
     /// [`RecordError::Prefixes`] for more than [`MAX_NODE_PREFIXES`].
