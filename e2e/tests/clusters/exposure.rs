@@ -1,6 +1,7 @@
 //! Relays that a cluster runs itself, and links that need no token.
 
 use std::net::IpAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -86,10 +87,13 @@ fn pods_are_linked_one_by_one(scene: &Scene) -> Result<()> {
     product::first_ping(a, (TEST, &asking), target, PATIENCE)?;
     let new: IpAddr = b.run(TEST, NEW, Some(node), &["echo"])?.parse()?;
     let start = Instant::now();
-    product::first_ping(a, (TEST, &asking), new, PATIENCE)?;
-    product::first_ping(b, (TEST, NEW), own, PATIENCE)?;
+    let (there, back) = thread::scope(|scope| {
+        let back = scope.spawn(|| product::first_ping(b, (TEST, NEW), own, PATIENCE));
+        let there = product::first_ping(a, (TEST, &asking), new, PATIENCE);
+        (there, back.join().expect("no panic"))
+    });
+    let took = there?.max(back?);
     seconds("a new pod is linked", start);
-    let took = start.elapsed();
     ensure!(took <= Duration::from_secs(5), "linked after {took:?}");
     let linked = [(old.as_str(), target.to_string()), (NEW, new.to_string())];
     each_sees_the_other(a, (&asking, &own.to_string()), b, &linked)?;

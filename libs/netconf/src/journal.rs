@@ -87,15 +87,17 @@ impl Journal {
         Ok(())
     }
 
-    /// Adds prefixes to those held, up to a limit. One that lies in another is held by that: pods' own addresses come and go,
-    /// and would fill the journal.
-    pub(crate) fn hold(&mut self, prefixes: &[IpNet]) {
+    /// Adds to the prefixes that are held, up to a limit: `held`, and what of `remote` lies in none of those, because pods' own
+    /// addresses come and go, and would fill the journal.
+    pub(crate) fn hold(&mut self, held: &[IpNet], remote: &[IpNet]) {
         let room = MAX_HELD.saturating_sub(self.entries.held.len());
-        let held = |net: &IpNet| covers(&self.entries.held, *net);
-        let fresh: Vec<_> = prefixes
+        let wide: BTreeSet<IpNet> = held.iter().map(IpNet::trunc).collect();
+        let others = remote.iter().filter(|net| !covers(&wide, net.trunc()));
+        let fresh: Vec<_> = held
             .iter()
+            .chain(others)
             .map(IpNet::trunc)
-            .filter(|net| !held(net))
+            .filter(|net| !self.entries.held.contains(net))
             .take(room)
             .collect();
         self.entries.held.extend(fresh);
@@ -175,7 +177,7 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("journal.json");
         let mut journal = Journal::open(path.clone(), &Names::default()).expect("opens");
-        journal.hold(&["10.2.0.0/16".parse().expect("prefix")]);
+        journal.hold(&["10.2.0.0/16".parse().expect("prefix")], &[]);
         journal.entries.table_digest = Some(u64::MAX);
         journal.save().expect("saves");
         let again = Journal::open(path.clone(), &Names::default()).expect("opens");
@@ -225,15 +227,16 @@ mod tests {
             let parse = |text: &&str| text.parse().expect("prefix");
             texts.iter().map(parse).collect()
         };
-        journal.hold(&nets(&["10.2.0.0/16", "fd00:2::/48"]));
-        journal.hold(&nets(&[
-            "10.2.7.9/32",
-            "10.2.0.0/16",
-            "fd00:2::7/128",
-            "10.3.0.1/32",
-        ]));
-        let held: Vec<IpNet> = journal.entries.held.iter().copied().collect();
-        assert_eq!(held, nets(&["10.2.0.0/16", "10.3.0.1/32", "fd00:2::/48"]));
+        let held = nets(&["10.2.0.0/16", "fd00:2::/48"]);
+        let remote = ["10.2.7.9/32", "10.2.0.0/16", "fd00:2::7/128", "10.3.0.1/32"];
+        journal.hold(&held, &nets(&remote));
+        let known =
+            |journal: &Journal| -> Vec<IpNet> { journal.entries.held.iter().copied().collect() };
+        let kept = nets(&["10.2.0.0/16", "10.3.0.1/32", "fd00:2::/48"]);
+        assert_eq!(known(&journal), kept);
+        // What was held once may be this host's own by now, and holds nothing.
+        journal.hold(&[], &nets(&["10.2.8.0/24"]));
+        assert_eq!(known(&journal).len(), 4);
     }
 
     #[test]
@@ -244,7 +247,7 @@ mod tests {
         let prefixes: Vec<IpNet> = (0..MAX_HELD as u32 + 10)
             .map(|n| IpNet::new(std::net::Ipv4Addr::from(n << 8).into(), 24).expect("prefix"))
             .collect();
-        journal.hold(&prefixes);
+        journal.hold(&prefixes, &[]);
         assert_eq!(journal.entries.held.len(), MAX_HELD);
     }
 }

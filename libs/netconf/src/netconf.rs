@@ -161,8 +161,7 @@ impl Netconf {
 
     /// `desired` plus the prefixes held before, unless they have become something of this host's own.
     fn with_memory(&mut self, desired: &Desired, reading: &Reading) -> Desired {
-        self.journal.hold(&desired.held);
-        self.journal.hold(&desired.remote);
+        self.journal.hold(&desired.held, &desired.remote);
         let connected = netlink::connected(&reading.addresses, &[]);
         let taken = |net: &IpNet| {
             let own = desired.local.iter().chain(&desired.addresses);

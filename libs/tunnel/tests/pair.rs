@@ -301,12 +301,13 @@ fn a_relay_that_dies_without_a_word_is_noticed_by_the_probes() {
         println!("noticed after {:?}", began.elapsed());
         // The next dial falls into the silence too, and is given up after three seconds.
         while door.silence.dials.load(Ordering::Relaxed) == 0 {
+            assert!(began.elapsed() < 20 * SECOND, "not dialled again");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         door.silence.lasts.store(false, Ordering::Relaxed);
         let last = one.peer().await.expect("known").probed_at;
         let again = |peer: &NodeStatus| is_proven_after(peer, last);
-        let took = one.until("proven again", 6 * SECOND, again).await;
+        let took = one.until("proven again", 10 * SECOND, again).await;
         println!("proven again after {took:?}");
         one.tunnel.stop().await;
         other.tunnel.stop().await;

@@ -26,7 +26,7 @@ const SELECTOR: &str =
 /// How long changes gather: pods come and go in crowds.
 const GATHER: Duration = Duration::from_millis(500);
 /// Refusals in a row that are believed: an API server that has just started knows no roles yet.
-const PATIENCE: u32 = 4;
+const PATIENCE: u32 = 10;
 
 /// The watch of pods. Dropping it ends it.
 #[derive(Debug)]
@@ -131,27 +131,39 @@ impl PodWatch {
     }
 }
 
+/// Watches, and begins anew after each refusal that is believed: a watch that goes on tells nothing of what it missed, and
+/// a list that ends says that the right is back.
 async fn keep(api: Api<Object<Spec, Status>>, places: Arc<Mutex<Places>>, news: Arc<Notify>) {
+    loop {
+        until_refused(api.clone(), &places, &news).await;
+        if lock(&places).refuse() {
+            news.notify_one();
+        }
+    }
+}
+
+async fn until_refused(api: Api<Object<Spec, Status>>, places: &Mutex<Places>, news: &Notify) {
     let events = watcher(api, Config::default().fields(SELECTOR)).default_backoff();
     let mut events = std::pin::pin!(events);
     let mut refused = 0;
     while let Some(event) = events.next().await {
-        let changed = match event {
+        match event {
             Ok(event) => {
                 // This comes before anything was answered.
                 if !matches!(event, Event::Init) {
                     refused = 0;
                 }
-                lock(&places).apply(event)
+                if lock(places).apply(event) {
+                    news.notify_one();
+                }
             }
             Err(error) => {
                 tracing::debug!(%error, "pods are not to be seen");
                 refused += u32::from(absence(&error) == Some(Absence::Right));
-                refused >= PATIENCE && lock(&places).refuse()
+                if refused >= PATIENCE {
+                    return;
+                }
             }
-        };
-        if changed {
-            news.notify_one();
         }
     }
 }

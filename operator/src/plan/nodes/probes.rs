@@ -14,7 +14,7 @@ use crate::plan::peers::Verdict;
 /// Most Peers that one node probes.
 const MAX_PROBES: usize = 256;
 
-/// Peers by the node that probes them. Whoever does so already goes on while it is ready; a new one is the ready node that
+/// Peers by the node that probes them. Whoever does so already goes on while it is fit; a new one is the fittest node that
 /// has the least to do.
 pub(super) fn elect(ground: Ground<'_>, peers: &[Verdict<'_>]) -> BTreeMap<String, Vec<String>> {
     let mut names: Vec<&str> = peers
@@ -39,7 +39,7 @@ pub(super) fn elect(ground: Ground<'_>, peers: &[Verdict<'_>]) -> BTreeMap<Strin
         let least = elected
             .iter_mut()
             .filter(|(_, peers)| peers.len() < MAX_PROBES)
-            .min_by_key(|(node, peers)| (!is_ready_node(ground, node), peers.len()));
+            .min_by_key(|(node, peers)| (unfitness(ground, node), peers.len()));
         if let Some((_, peers)) = least {
             peers.push(peer.to_owned());
         }
@@ -48,18 +48,23 @@ pub(super) fn elect(ground: Ground<'_>, peers: &[Verdict<'_>]) -> BTreeMap<Strin
     elected
 }
 
-/// The ready node that probes a Peer already; any that does, if none at all is ready.
+/// The node that probes a Peer already, unless another one would be fitter.
 fn holder(ground: Ground<'_>, peer: &str) -> Option<String> {
     let probes = |node: &&MeshNode| node.spec.probes.iter().any(|probed| probed == peer);
-    let any_ready = nodes(ground).any(|node| is_ready(ground.world, node));
+    let rank = |node: &MeshNode| unfitness(ground, &node.name_any());
+    let best = nodes(ground).map(rank).min()?;
     let mut holders = nodes(ground).filter(probes);
-    let holder = holders.find(|node| !any_ready || is_ready(ground.world, node))?;
+    let holder = holders.find(|node| rank(node) == best)?;
     Some(holder.name_any())
 }
 
-fn is_ready_node(ground: Ground<'_>, name: &str) -> bool {
+/// How little use a node's probes are: of one that is not ready least, then of one that serves nothing. Peers do not know
+/// the latter, and refuse it.
+fn unfitness(ground: Ground<'_>, name: &str) -> (bool, bool) {
     let node = find(&ground.world.mesh_nodes, name);
-    node.is_some_and(|node| is_ready(ground.world, node))
+    let is_ready = node.is_some_and(|node| is_ready(ground.world, node));
+    let serves = node.is_some_and(|node| !node.spec.prefixes.is_empty());
+    (!is_ready, !serves)
 }
 
 /// Those whose Node is there, by name.

@@ -139,6 +139,25 @@ fn one_ready_node_probes_and_goes_on_doing_so() {
 }
 
 #[test]
+fn a_node_that_serves_nothing_does_not_probe() {
+    let mut fixture = linked();
+    let first = prober(&fixture).expect("somebody probes");
+    let other = if first == "n1" { "n2" } else { "n1" };
+    for node in &mut fixture.world.nodes {
+        Arc::make_mut(node).spec = None;
+    }
+    for at in [other, &first] {
+        pods(&mut fixture, &[("10.1.7.9", at)]);
+        fixture.settle();
+        assert_eq!(
+            prober(&fixture).as_deref(),
+            Some(at),
+            "nobody knows the other"
+        );
+    }
+}
+
+#[test]
 fn one_gateway_serves_for_nodes_without_prefixes() {
     let mut fixture = Fixture::new();
     for node in &mut fixture.world.nodes {
